@@ -174,6 +174,11 @@ impl Affinity {
         }
     }
 
+    /// Whether a store outside of the process has the learned sessions as well.
+    pub fn has_store(&self) -> bool {
+        matches!(&self.carrier, ActiveCarrier::Learned(learned) if learned.has_store())
+    }
+
     /// How long a session counts as one of its backend.
     pub fn session_lifetime(&self) -> SessionLifetime {
         let Lifetimes { idle, absolute } = self.session_policy.lifetimes;

@@ -7,10 +7,12 @@ mod admin_server;
 mod compose;
 mod configuration;
 mod control;
+mod demands;
 mod descriptor_limit;
 mod discovery;
 mod drains;
 mod follow;
+mod hand_over;
 mod listeners;
 mod moves;
 mod probes;
@@ -19,6 +21,11 @@ mod reload;
 mod reload_changes;
 mod reload_reports;
 mod running;
+mod start_error;
+mod synced;
+mod take_over;
+mod takeover_parts;
+mod takeover_steps;
 mod tls_setup;
 
 use std::net::SocketAddr;
@@ -27,11 +34,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{Actor, Phase, ReloadFigures, ReloadReport, Reloader, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::{Cause, Verdict};
+use crate::clock;
 use crate::config::Plan;
 use crate::events::{Event, Events, ProcessPhase};
 use crate::net::Address;
@@ -41,23 +49,28 @@ use crate::proxy::error::Unserved;
 use crate::proxy::{Proxy, replay};
 use crate::runtime::listeners::Acquisition;
 use crate::runtime::workers::WorkerContext;
-use crate::runtime::{BindError, ListenerTransport, Listeners, Workers, descriptors};
+use crate::runtime::{ListenerTransport, Listeners, StopHandle, Workers, descriptors};
 use crate::telemetry::metrics::Labels;
-use crate::telemetry::{AccessLog, Metrics, OpenError, Reopen};
+use crate::telemetry::{AccessLog, Metrics, Reopen};
 use crate::tls::reload::WatchedCertificates;
 use crate::upstream::Fact;
-use crate::{clock, tls};
-use admin_server::BoundAdmin;
 use compose::Composer;
 use control::{Control, ControlParts};
 use descriptor_limit::fit_to_descriptor_limit;
 use discovery::Sources;
 use listeners::listener_info;
 use publish::{Published, Subscription};
-use reload::Commit;
+use reload_changes::Commit;
 use reload_reports::ReloadReports;
 use running::{Overview, Running, StoreTasks};
+use take_over::{Predecessor, TakeOver};
+use takeover_parts::{Life, Pending, PendingAdmin, PendingWaiting, bind_admin, bind_waiting};
 use tls_setup::TlsSetup;
+
+pub use demands::LifeEvent;
+pub use publish::Heartbeats;
+pub use start_error::StartError;
+pub use take_over::{Inheritance, TakeoverError, ask};
 
 /// The time between two runs of the housekeeping of each data-path thread.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -77,40 +90,11 @@ pub struct App {
     workers: Workers,
     control: Control,
     reopen: Reopen,
+    heartbeats: Heartbeats,
+    life: mpsc::UnboundedReceiver<LifeEvent>,
+    /// Notified once the process has taken over from another one.
+    taken_over: Option<oneshot::Receiver<Result<(), String>>>,
 }
-
-/// Why Linchpin does not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The access log can't be opened.
-    Log(OpenError),
-    /// A listener can't bind its address.
-    Bind(BindError),
-    /// The admin listener can't bind its address.
-    Admin(Address, std::io::Error),
-    /// A certificate or key file can't be used.
-    Tls(tls::Error),
-    /// A thread can't be started.
-    Thread(std::io::Error),
-}
-
-impl std::fmt::Display for StartError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            StartError::Log(error) => error.fmt(f),
-            StartError::Bind(error) => error.fmt(f),
-            StartError::Admin(address, error) => {
-                write!(f, "the admin listener cannot bind {address}: {error}; choose another [admin] address")
-            }
-            StartError::Tls(error) => write!(f, "{error}; {}", error.remedy()),
-            StartError::Thread(error) => {
-                write!(f, "cannot start a thread: {error}; check the limits of processes and memory")
-            }
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
 
 impl App {
     /// Starts everything in `plan`, and returns once clients can connect.
@@ -118,6 +102,16 @@ impl App {
     /// # Errors
     /// The log file, certificates, addresses or threads that are not available. Nothing runs then.
     pub fn start(plan: Plan) -> Result<App, StartError> {
+        App::start_with(plan, Inheritance::default())
+    }
+
+    /// Starts everything in `plan` with what another process hands over. If that still accepts connections, this one
+    /// does so once [`App::taken_over`] says so.
+    ///
+    /// # Errors
+    /// Those of [`App::start`]. The other process goes on then.
+    pub fn start_with(plan: Plan, inheritance: Inheritance) -> Result<App, StartError> {
+        let Inheritance { sockets, mut predecessor } = inheritance;
         let threads = plan.server.threads();
         let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
         let metrics = Arc::new(Metrics::new(threads, LABELS, Arc::clone(log.dropped())));
@@ -133,7 +127,10 @@ impl App {
         }
 
         let (mut listeners, inboxes) = Listeners::new(&server, threads);
+        let inherited = sockets.iter().map(|inherited| inherited.address.clone()).collect();
+        listeners.inherit(sockets);
         let acquired = listeners.acquire(&plan.listeners, Acquisition::Start).map_err(StartError::Bind)?;
+        let left = listeners.drop_inherited();
         let ids = acquired.ids();
         let settings = plan.listeners.iter().zip(&ids).zip(&tls.acceptors);
         let transports = settings.map(|((listener, id), tls)| {
@@ -146,20 +143,32 @@ impl App {
         let waits = plan.pools.iter().any(|pool| !pool.discover.is_empty());
         let phase = Arc::new(watch::Sender::new(if waits { Phase::Starting } else { Phase::Ready }));
         let mut composer = Composer::new(plan, tls.accesses.clone(), ids, threads, Arc::clone(&metrics), &events);
+        if let Some(predecessor) = &mut predecessor {
+            composer.inherit(std::mem::take(&mut predecessor.pools), predecessor.random_key());
+        }
         let snapshot = composer.compose();
         let memory = replay_memory / threads.max(1);
         let published = Published::new(snapshot, &sources.statuses(), log.handle(), memory, threads);
 
-        acquired.listen().map_err(StartError::Bind)?;
-        // The threads open them when they start.
-        drop(listeners.install(acquired, transports, Duration::ZERO));
-        let admin = match &composer.plan().admin {
-            None => None,
-            Some(settings) => {
-                let bound = BoundAdmin::bind(settings, true);
-                Some(bound.map_err(|error| StartError::Admin(settings.address.clone(), error))?)
+        let admin = bind_admin(composer.plan(), admin_connections, predecessor.as_mut())?;
+        let waiting = bind_waiting(composer.plan().server.handover.as_deref(), predecessor.as_mut())?;
+        let has_admin = matches!(admin, Some(PendingAdmin::Inherited(..)));
+        let prepared = takeover_steps::prepared(inherited, &left, has_admin);
+        let mut pending = Some(Pending { listeners: acquired, transports, admin, waiting });
+        let (mut admin, mut waiting) = (None, None);
+        if predecessor.is_none()
+            && let Some(parts) = pending.take()
+        {
+            for address in left {
+                tracing::warn!(%address, "closed a socket that this process was started with: no listener has its address or name");
             }
-        };
+            parts.listeners.listen().map_err(StartError::Bind)?;
+            // The threads open them when they start.
+            drop(listeners.install(parts.listeners, parts.transports, Duration::ZERO));
+            (admin, waiting) = (parts.admin, parts.waiting);
+        }
+        let admin = admin.and_then(PendingAdmin::bound);
+        let waiting = waiting.and_then(PendingWaiting::bound);
 
         let (reloader, requests) = Reloader::new();
         let entries = Arc::clone(published.entries());
@@ -175,12 +184,25 @@ impl App {
         };
         let overview = Arc::new(ArcSwap::from_pointee(Overview {
             listeners: listeners.addresses(),
-            admin: admin.as_ref().and_then(|admin| admin.bound.address()),
+            admin: admin.as_ref().and_then(|(admin, _)| admin.bound.address()),
             shutdown_delay: server.shutdown_delay,
             shutdown_grace: server.shutdown_grace,
         }));
         let (files, reopen, avoid_list) = (listeners.files(), log.reopen(), Arc::new(AvoidList::default()));
         let (backend_down, subscription, commit) = (composer.backend_down(), published.subscribe(), Commit::default());
+        let (stop, heartbeats) = (StopHandle::new(files), published.heartbeats());
+        let ((demands, demanded), (life, life_events)) = (mpsc::channel(4), mpsc::unbounded_channel());
+        let (done, taken_over) = oneshot::channel();
+        let take_over = predecessor.map(|Predecessor { channel, .. }| TakeOver {
+            channel,
+            prepared,
+            demands: demands.clone(),
+            entries: Arc::clone(&entries),
+            phase: phase.subscribe(),
+            life: life.clone(),
+            done,
+        });
+        let taken_over = take_over.is_some().then_some(taken_over);
         let running = Running {
             generation: 1,
             composer,
@@ -190,6 +212,10 @@ impl App {
             tls,
             log,
             admin: None,
+            waiting: None,
+            pending,
+            life: Life { stop: stop.clone(), phase: Arc::clone(&phase), demands, events: life },
+            commit: Arc::clone(&commit),
             facts,
             reload_reports: ReloadReports::default(),
             overview: Arc::clone(&overview),
@@ -203,7 +229,10 @@ impl App {
             phase: Arc::clone(&phase),
             commit: Arc::clone(&commit),
             avoid_list: Arc::clone(&avoid_list),
-            admin: admin.map(|bound| (bound, admin_connections)),
+            admin,
+            demands: demanded,
+            waiting,
+            take_over,
         };
         let control = Control::start(parts).map_err(StartError::Thread)?;
 
@@ -225,11 +254,67 @@ impl App {
                 of_failure.publish(Event::Process { phase: ProcessPhase::Broken });
             }
         };
-        let workers = Workers::start(inboxes, files, make, on_failure).map_err(StartError::Thread)?;
+        let workers = Workers::start(inboxes, stop, make, on_failure).map_err(StartError::Thread)?;
         if !waits {
             events.publish(Event::Process { phase: ProcessPhase::Ready });
         }
-        Ok(App { overview, entries, reloader, phase, events, commit, workers, control, reopen })
+        Ok(App {
+            overview,
+            entries,
+            reloader,
+            phase,
+            events,
+            commit,
+            workers,
+            control,
+            reopen,
+            heartbeats,
+            life: life_events,
+            taken_over,
+        })
+    }
+
+    /// Waits until the process has taken over from another one; returns at once if it does not take over.
+    ///
+    /// # Errors
+    /// Why it can't. The other process goes on as before.
+    pub async fn taken_over(&mut self) -> Result<(), String> {
+        match self.taken_over.take() {
+            Some(done) => done.await.unwrap_or_else(|_| Err("the control thread has ended".into())),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for what other processes do to this one.
+    pub async fn next_event(&mut self) -> LifeEvent {
+        match self.life.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the last connection has ended, after another process has taken over. Once `stop` completes, or that
+    /// process stops, requests in flight have the grace period to end. If the future is dropped before that, everything
+    /// ends at once.
+    pub async fn left(self, stop: impl Future<Output = ()>) {
+        let App { workers, control, overview, mut life, .. } = self;
+        let (handle, grace) = (workers.stop_handle(), overview.load().shutdown_grace);
+        let mut ended = std::pin::pin!(joined(workers, control));
+        let successor_stops = async {
+            while let Some(event) = life.recv().await {
+                if event == LifeEvent::Stop {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = &mut ended => return,
+            () = stop => {}
+            () = successor_stops => tracing::info!("the process that has taken over stops, and so does this one"),
+        }
+        handle.drain(grace);
+        ended.await;
     }
 
     /// Returns the addresses of the listeners, in the order of the configuration.
@@ -257,6 +342,16 @@ impl App {
         self.reopen.clone()
     }
 
+    /// Returns the signs of life of its threads.
+    pub fn heartbeats(&self) -> Heartbeats {
+        self.heartbeats.clone()
+    }
+
+    /// Returns whether it takes requests, or waits for its first backends no longer.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
     /// Returns what requests reloads.
     pub fn reloader(&self) -> Reloader {
         self.reloader.clone()
@@ -276,7 +371,8 @@ impl App {
     /// by then, gives requests in flight the grace period, and ends. If the future is dropped before that, everything
     /// ends at once.
     pub async fn stop(self) {
-        let App { mut workers, control, phase, events, commit, overview, .. } = self;
+        let App { workers, control, phase, events, commit, overview, .. } = self;
+        let stop = workers.stop_handle();
         // A reload that is being applied comes first: it ends within seconds.
         let mut is_stopping = commit.lock().await;
         *is_stopping = true;
@@ -285,22 +381,27 @@ impl App {
         drop(is_stopping);
         let (delay, grace) = (overview.load().shutdown_delay, overview.load().shutdown_grace);
         if !delay.is_zero() {
-            workers.announce_stop();
+            stop.announce();
             tokio::time::sleep(delay).await;
         }
         phase.send_replace(Phase::Closing);
-        workers.drain(grace);
-        let (ended, end) = oneshot::channel();
-        let joining = std::thread::Builder::new().name("join".into()).spawn(move || {
-            workers.join();
-            control.join();
-            // The receiver may be dropped already.
-            let _ = ended.send(());
-        });
-        if joining.is_ok() {
-            // An error means that the thread has ended, and with it all that it waited for.
-            let _ = end.await;
-        }
+        stop.drain(grace);
+        joined(workers, control).await;
+    }
+}
+
+/// Waits until all threads have ended.
+async fn joined(workers: Workers, control: Control) {
+    let (ended, end) = oneshot::channel();
+    let joining = std::thread::Builder::new().name("join".into()).spawn(move || {
+        workers.join();
+        control.join();
+        // The receiver may be dropped already.
+        let _ = ended.send(());
+    });
+    if joining.is_ok() {
+        // An error means that the thread has ended, and with it all that it waited for.
+        let _ = end.await;
     }
 }
 
@@ -316,7 +417,10 @@ async fn housekeeping(
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
-            now = sweep.tick() => proxy.sweep(now.into_std()),
+            now = sweep.tick() => {
+                proxy.sweep(now.into_std());
+                subscription.beat(index);
+            }
             // Each request that waits for that backend checks whether it may go to another one.
             lost = backend_down.next() => match lost {
                 Some(backend) => deadlines.wake(backend),

@@ -14,6 +14,7 @@ pub mod keygen;
 mod output;
 pub mod reload;
 pub mod run;
+mod service_manager;
 pub mod sessions;
 
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ enum Command {
     /// Start three demo backends and the proxy in front of them; nothing to configure.
     Demo(demo::Args),
     /// Run the proxy.
-    Run(FileArgs),
+    Run(run::Args),
     /// Report every error in a configuration file. Changes, starts and binds nothing.
     Check(FileArgs),
     /// Make the running proxy read its configuration file again. No connection is lost.
@@ -64,7 +65,7 @@ pub fn definition() -> clap::Command {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => exit_code(demo::run(args)),
-        Command::Run(args) => run::run(args.path()),
+        Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(args.path()),
         Command::Reload(args) => reload::run(&args),
         Command::Drain(args) => drain::run(&args),

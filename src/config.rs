@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub use self::diff::{KeyChange, key_path};
-pub use self::plan::{Origin, Plan, PoolPlan};
+pub use self::plan::{Origin, Plan, PoolPlan, RANDOM_KEY};
 pub use self::report::{Finding, Position, Report, Severity};
 use crate::files;
 use crate::runtime::descriptors;

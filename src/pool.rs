@@ -14,6 +14,7 @@ pub mod hash;
 pub mod health_state;
 pub mod health_tracker;
 pub mod history;
+pub mod inherited;
 pub mod live;
 pub mod merge;
 pub mod observe;

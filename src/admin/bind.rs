@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -11,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::settings::Settings;
 use crate::net::Address;
 use crate::net::bind::with_retry;
-use crate::net::unix::{self, SocketFile};
+use crate::net::unix::{self, FileHandle, SocketFile};
 
 const BACKLOG: i32 = 128;
 
@@ -26,6 +27,36 @@ pub(super) enum Listener {
 }
 
 impl Bound {
+    /// Takes over the socket of the admin listener from a process that no longer accepts connections there.
+    ///
+    /// # Errors
+    /// It is no listening socket.
+    pub fn adopt(settings: &Settings, socket: OwnedFd) -> io::Result<Bound> {
+        Ok(Bound(match &settings.address {
+            Address::Tcp(_) => {
+                let listener = TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Listener::Tcp(listener)
+            }
+            Address::Unix(path) => {
+                let listener = UnixListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Listener::Unix(listener, SocketFile::new(path)?)
+            }
+        }))
+    }
+
+    /// Returns another descriptor of the socket, and what leaves its file to another process, if it has one.
+    ///
+    /// # Errors
+    /// The error of the system.
+    pub fn share(&self) -> io::Result<(OwnedFd, Option<FileHandle>)> {
+        Ok(match &self.0 {
+            Listener::Tcp(listener) => (listener.as_fd().try_clone_to_owned()?, None),
+            Listener::Unix(listener, file) => (listener.as_fd().try_clone_to_owned()?, Some(file.handle())),
+        })
+    }
+
     /// The TCP address, with the port that the system chose if it was 0.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.0 {

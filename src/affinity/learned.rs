@@ -191,6 +191,7 @@ impl LearnedCarrier {
 
     fn record_placement(&self, key: SessionKey, placement: Placement<'_>, issued: Option<u64>, now: u64) {
         if let Some(record) = self.table.set(key, placement, issued, now) {
+            self.table.changes().announce(key);
             self.send(StoreCommand::Write(key, record));
         }
     }
@@ -232,6 +233,7 @@ impl LearnedCarrier {
         if let (true, false, Some(key)) = (ends, goes_on, session.key)
             && self.table.remove(key)
         {
+            self.table.changes().announce(key);
             self.send(StoreCommand::Remove(key));
         }
     }
@@ -250,6 +252,11 @@ impl LearnedCarrier {
                 IssuedId { id: ids.filter(|id| !id.is_empty()).last(), removes: false }
             }
         }
+    }
+
+    /// Whether a store has the sessions as well.
+    pub(super) fn has_store(&self) -> bool {
+        self.link.is_some()
     }
 
     /// The table.

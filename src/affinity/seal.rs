@@ -66,6 +66,7 @@ pub struct SealingKey {
     key: LessSafeKey,
     /// A hash of the secret, to compare keys by.
     fingerprint: [u8; 32],
+    secret: [u8; KEY_BYTES],
 }
 
 /// Compares id and secret.
@@ -81,12 +82,17 @@ impl SealingKey {
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, secret).ok()?);
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(digest::digest(&digest::SHA256, secret).as_ref());
-        Some(SealingKey { id: id.into(), short: short_id(id), key, fingerprint })
+        Some(SealingKey { id: id.into(), short: short_id(id), key, fingerprint, secret: *secret })
     }
 
     /// Creates a random key. Returns `None` if the system's random source fails.
     pub fn random(id: &str) -> Option<SealingKey> {
         SealingKey::new(id, &random_secret()?)
+    }
+
+    /// Its secret, for the process that takes over from this one. It belongs into no log.
+    pub fn secret(&self) -> &[u8; KEY_BYTES] {
+        &self.secret
     }
 
     /// The key's id.

@@ -5,6 +5,7 @@
 use super::admin_server::BoundAdmin;
 use super::reload_changes::error;
 use super::running::Running;
+use super::takeover_parts::BoundWaiting;
 use super::tls_setup::TlsSetup;
 use crate::admin::{self, ReloadError};
 use crate::config::Plan;
@@ -20,6 +21,8 @@ pub(super) struct Acquired {
     pub(super) admin: Option<BoundAdmin>,
     /// The access log, if it is another one.
     pub(super) log: Option<AccessLog>,
+    /// The socket for a successor, if it has another path.
+    pub(super) waiting: Option<BoundWaiting>,
 }
 
 /// Acquires what `next` needs and `running` does not have. A dry run creates nothing that others can see.
@@ -70,11 +73,22 @@ pub(super) async fn acquire(
         let line = next.origin.line("log", None, "access");
         Some(opened.map_err(|error| refused(line, error.to_string(), "nothing has changed"))?)
     };
+    let handover = &next.server.handover;
+    let is_other = *handover != current.server.handover && !is_dry_run;
+    let waiting = match handover.as_deref().filter(|_| is_other) {
+        Some(path) => {
+            let line = next.origin.line("server", None, "handover");
+            let problem = |error| format!("cannot listen on {}: {error}", path.display());
+            let bound = BoundWaiting::bind(path);
+            Some(bound.map_err(|error| refused(line, problem(error), "choose another `handover` in [server]"))?)
+        }
+        None => None,
+    };
     // Last, since clients can connect from here on.
     if !is_dry_run {
         listeners.listen().map_err(of_bind)?;
     }
-    Ok(Acquired { tls, listeners, admin, log })
+    Ok(Acquired { tls, listeners, admin, log, waiting })
 }
 
 /// Reads the certificates on a thread of its own: a file system may hang.

@@ -4,12 +4,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, AccessRules, Phase, StatusSources};
+use crate::net::unix::FileHandle;
 
 /// How long the admin listener still accepts connections after the process began to close its others.
 const CLOSE_DELAY: Duration = Duration::from_millis(300);
@@ -25,6 +28,8 @@ pub(super) struct AdminServer {
     close: oneshot::Sender<()>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
+    /// Another descriptor of the socket, for as long as the listener is open, and what leaves its file to a successor.
+    shared: Option<(Weak<OwnedFd>, Option<FileHandle>)>,
 }
 
 /// A bound admin listener that does not serve yet.
@@ -46,6 +51,13 @@ impl BoundAdmin {
         let (close, closed) = oneshot::channel::<()>();
         let (stop, stopped) = oneshot::channel::<()>();
         let closing = closing(facts.phase.clone(), closed);
+        let shared = bound.share().ok().map(|(socket, file)| (Arc::new(socket), file));
+        let open = shared.as_ref().map(|(socket, _)| Arc::clone(socket));
+        let shared = shared.map(|(socket, file)| (Arc::downgrade(&socket), file));
+        let closing = async move {
+            closing.await;
+            drop(open);
+        };
         let for_serving = rules.clone();
         let serving = tokio::spawn(async move {
             let until = async { drop(stopped.await) };
@@ -56,7 +68,7 @@ impl BoundAdmin {
                 );
             }
         });
-        AdminServer { settings, address, rules, close, stop, serving }
+        AdminServer { settings, address, rules, close, stop, serving, shared }
     }
 }
 
@@ -88,6 +100,19 @@ impl AdminServer {
     pub(super) fn set_token(&mut self, settings: &admin::Settings) {
         self.rules.replace(settings);
         self.settings = settings.clone();
+    }
+
+    /// Returns a descriptor of the socket, for a successor.
+    pub(super) fn socket(&self) -> Option<OwnedFd> {
+        self.shared.as_ref()?.0.upgrade()?.try_clone().ok()
+    }
+
+    /// Leaves the socket and its file to a successor; serves the connections that it has for a moment.
+    pub(super) fn leave(self) {
+        if let Some((_, Some(file))) = &self.shared {
+            file.release();
+        }
+        self.replace();
     }
 
     /// Closes the listener at once, and its connections a moment later.

@@ -14,6 +14,7 @@ use crate::copies::{CopyStores, SharedStoreSync};
 use crate::events::Events;
 use crate::pool::hash::stable_hash;
 use crate::pool::health_tracker::BackendDownNotifier;
+use crate::pool::inherited::{InheritedBackends, PoolState};
 use crate::pool::reconcile::Reconciler;
 use crate::pool::{self, Pool, backend};
 use crate::proxy::headers;
@@ -77,6 +78,20 @@ impl Composer {
             process: rand::random(),
             limiter: None,
         }
+    }
+
+    /// Begins with what another process has handed over: the state of its backends, and the key that it had made.
+    pub(super) fn inherit(&mut self, pools: Vec<PoolState>, random_key: Option<Arc<SealingKey>>) {
+        self.reconciler.inherit(InheritedBackends::new(pools));
+        if random_key.is_some() {
+            self.random_key = random_key;
+            self.plan.keys = self.next_keys(&self.plan);
+        }
+    }
+
+    /// Returns the key that this process has made, if its file had none.
+    pub(super) fn random_key(&self) -> Option<&Arc<SealingKey>> {
+        self.random_key.as_ref()
     }
 
     pub(super) fn plan(&self) -> &Plan {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 
-use super::reload::{self, Commit};
+use super::demands::Demand;
+use super::reload;
+use super::reload_changes::Commit;
 use super::running::Running;
 use crate::admin::{Phase, ReloadRequest};
 use crate::events::{Event, ProcessPhase};
@@ -22,6 +24,7 @@ pub(super) async fn run(
     mut requests: mpsc::Receiver<ReloadRequest>,
     phase: Arc<watch::Sender<Phase>>,
     commit: Commit,
+    mut demands: mpsc::Receiver<Demand>,
     mut ended: oneshot::Receiver<()>,
 ) -> Running {
     let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
@@ -52,6 +55,7 @@ pub(super) async fn run(
                 running.sources.stop_waiting();
             }
             () = running.sources.update() => {}
+            Some(demand) = demands.recv() => running.carry_out(demand).await,
             Some(request) = requests.recv() => {
                 // A reload must not keep the thread from ending.
                 tokio::select! {

@@ -9,9 +9,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::admin_server::BoundAdmin;
+use super::demands::Demand;
 use super::moves::MoveCounts;
-use super::reload::Commit;
+use super::reload_changes::Commit;
 use super::running::Running;
+use super::take_over::TakeOver;
+use super::takeover_parts::BoundWaiting;
 use super::{configuration, drains};
 use crate::admin::{Phase, ReloadRequest, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
@@ -34,6 +37,11 @@ pub(super) struct ControlParts {
     pub(super) avoid_list: Arc<AvoidList>,
     /// The bound admin listener, and how many connections it may have.
     pub(super) admin: Option<(BoundAdmin, usize)>,
+    pub(super) demands: mpsc::Receiver<Demand>,
+    /// The socket at which it waits for its successor.
+    pub(super) waiting: Option<BoundWaiting>,
+    /// The process that hands over.
+    pub(super) take_over: Option<TakeOver>,
 }
 
 impl Control {
@@ -62,13 +70,19 @@ impl Control {
 
 /// Runs everything until `ended`; returns the access log.
 async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog {
-    let ControlParts { mut running, requests, phase, commit, avoid_list, admin } = parts;
+    let ControlParts { mut running, requests, phase, commit, avoid_list, admin, demands, waiting, take_over } = parts;
     tokio::spawn(process_housekeeping(avoid_list, running.facts.clone(), running.log.loss_reporter()));
     tokio::spawn(tls::reload::watch(running.facts.certificates.clone(), running.facts.events.clone()));
     running.admin = admin.map(|(bound, connections)| bound.serve(&running.facts, connections));
     running.begin();
     tokio::spawn(drains::run(Arc::clone(&running.facts.pools)));
-    let Running { admin, log, .. } = configuration::run(running, requests, phase, commit, ended).await;
+    if let Some(bound) = waiting {
+        running.wait_for_successor(bound);
+    }
+    if let Some(take_over) = take_over {
+        tokio::task::spawn_local(take_over.run());
+    }
+    let Running { admin, log, .. } = configuration::run(running, requests, phase, commit, demands, ended).await;
     if let Some(admin) = admin {
         admin.end().await;
     }

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 
 use super::probes::Probes;
 use crate::admin;
+use crate::clock;
 use crate::config::Plan;
 use crate::discover::SourceStatus;
 use crate::proxy::snapshot::{Service, Snapshot};
@@ -37,7 +38,32 @@ pub(super) struct Subscription {
 struct Progress {
     by_thread: Box<[AtomicU64]>,
     changed: Notify,
+    /// When each thread last said that it runs, in milliseconds since the start.
+    beats: Box<[AtomicU64]>,
+    started: Instant,
 }
+
+impl Progress {
+    fn now(&self) -> u64 {
+        let since = clock::now().saturating_duration_since(self.started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Whether the data-path threads run.
+#[derive(Clone)]
+pub struct Heartbeats(Arc<Progress>);
+
+impl Heartbeats {
+    /// Returns whether each thread has run within `period`, or within the time in which it always does.
+    pub fn are_recent(&self, period: Duration) -> bool {
+        let (now, most) = (self.0.now(), period.max(HEARTBEAT_TOLERANCE).as_millis());
+        self.0.beats.iter().all(|beat| u128::from(now.saturating_sub(beat.load(Ordering::Relaxed))) <= most)
+    }
+}
+
+/// How old a sign of life may be, at least: a thread gives one twice a second, and a machine may be busy.
+const HEARTBEAT_TOLERANCE: Duration = Duration::from_secs(5);
 
 impl Subscription {
     /// Returns the current publication. The thread uses it from now on.
@@ -50,6 +76,13 @@ impl Subscription {
         match self.publications.changed().await {
             Ok(()) => self.current(),
             Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Reports that the thread with this number runs.
+    pub(super) fn beat(&self, thread: usize) {
+        if let Some(beat) = self.progress.beats.get(thread) {
+            beat.store(self.progress.now(), Ordering::Relaxed);
         }
     }
 
@@ -81,10 +114,11 @@ impl Published {
     ) -> Published {
         let entries = Arc::new(ArcSwap::from_pointee(entries(&snapshot, statuses)));
         let publication = Publication { number: 1, snapshot: Arc::new(snapshot), log, replay_memory };
-        let by_thread = (0..threads).map(|_| AtomicU64::new(0)).collect();
+        let zeros = || (0..threads).map(|_| AtomicU64::new(0)).collect();
+        let (by_thread, beats) = (zeros(), zeros());
         Published {
             publication: watch::Sender::new(Arc::new(publication)),
-            progress: Arc::new(Progress { by_thread, changed: Notify::new() }),
+            progress: Arc::new(Progress { by_thread, changed: Notify::new(), beats, started: clock::now() }),
             entries,
             probes: Probes::default(),
         }
@@ -93,6 +127,11 @@ impl Published {
     /// Returns the publications for a data-path thread.
     pub(super) fn subscribe(&self) -> Subscription {
         Subscription { publications: self.publication.subscribe(), progress: Arc::clone(&self.progress) }
+    }
+
+    /// Returns the signs of life of the data-path threads.
+    pub(super) fn heartbeats(&self) -> Heartbeats {
+        Heartbeats(Arc::clone(&self.progress))
     }
 
     /// Returns the pools for the admin plane.

@@ -5,12 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-
 use super::acquire::{Acquired, acquire};
 use super::descriptor_limit::fit_to_descriptor_limit;
 use super::listeners::listener_info;
-use super::reload_changes::{self, MAX_LISTED, MAX_LOGGED};
+use super::reload_changes::{self, Commit, MAX_LISTED, MAX_LOGGED};
 use super::running::Running;
 use crate::admin::{Actor, ReloadChange, ReloadError, ReloadReport, ReloadRequest, ReloadResult};
 use crate::clock;
@@ -25,10 +23,6 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most keys of a reload that have an audit line each: the queue of messages has a thousand places.
 const MAX_AUDITED: usize = 200;
-
-/// Keeps a reload and the end of the process apart: the one that holds it changes what all threads do. True once the
-/// process stops.
-pub(super) type Commit = Arc<Mutex<bool>>;
 
 /// Carries out a request, and answers it.
 pub(super) async fn answer(running: &mut Running, request: ReloadRequest, commit: &Commit) {
@@ -159,7 +153,7 @@ fn fixed(current: &Plan, next: &Plan) -> Option<ReloadError> {
             "`threads` can't change from {was} to {threads} while Linchpin runs: connections stay on their thread, and \
              the kernel divides new ones among the sockets of all threads"
         );
-        reload_changes::error(&next.origin, line, problem, "restart Linchpin, or write the former number")
+        reload_changes::error(&next.origin, line, problem, "start the new process with `linchpin run --upgrade`, which loses no connection, or write the former number")
     })
 }
 
@@ -196,7 +190,7 @@ fn reread_certificates(acquired: &Acquired) -> Vec<ReloadChange> {
 
 /// Changes everything to `next`. From here on, nothing can fail.
 async fn apply(running: &mut Running, next: Plan, acquired: Acquired) {
-    let Acquired { tls, listeners, admin, log } = acquired;
+    let Acquired { tls, listeners, admin, log, waiting } = acquired;
     running.generation += 1;
     let (server, admin_connections) = fit_to_descriptor_limit(&next);
     running.sources.reconfigure(&next.pools);
@@ -258,6 +252,7 @@ async fn apply(running: &mut Running, next: Plan, acquired: Acquired) {
             }
         }
     }
+    running.replace_waiting(waiting);
     running.sources.begin();
     running.update_stores();
     running.update_following();

@@ -6,10 +6,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::Mutex;
 
 use crate::admin::{ReloadChange, ReloadError};
 use crate::config::{Finding, KeyChange, Origin, Plan, Report, Severity, key_path};
 use crate::pool::{Backend, Pool, backend};
+
+/// Keeps a reload and the end of the process apart: the one that holds it changes what all threads do. True once the
+/// process stops.
+pub(super) type Commit = Arc<Mutex<bool>>;
 
 /// The most changes that one answer lists.
 pub(super) const MAX_LISTED: usize = 1000;

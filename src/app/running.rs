@@ -15,7 +15,9 @@ use super::compose::Composer;
 use super::discovery::{Sources, announce};
 use super::follow;
 use super::publish::Published;
+use super::reload_changes::Commit;
 use super::reload_reports::ReloadReports;
+use super::takeover_parts::{Life, Pending, Waiting};
 use super::tls_setup::TlsSetup;
 use crate::admin::StatusSources;
 use crate::config::PoolPlan;
@@ -47,6 +49,12 @@ pub(super) struct Running {
     pub(super) tls: TlsSetup,
     pub(super) log: AccessLog,
     pub(super) admin: Option<AdminServer>,
+    /// Where it waits for its successor.
+    pub(super) waiting: Option<Waiting>,
+    /// What it uses once its predecessor allows it.
+    pub(super) pending: Option<Pending>,
+    pub(super) life: Life,
+    pub(super) commit: Commit,
     pub(super) facts: StatusSources,
     pub(super) reload_reports: ReloadReports,
     pub(super) overview: Arc<ArcSwap<Overview>>,

@@ -93,7 +93,7 @@ fn start(log: &Path, backend: SocketAddr) -> RunningThreads {
         let housekeeping = housekeeping(Rc::clone(&proxy), thread, backend_down.subscribe(), subscription);
         (Rc::new(Panics(proxy)), housekeeping)
     };
-    let workers = Workers::start(inboxes, listeners.files(), make, || {}).unwrap();
+    let workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, || {}).unwrap();
     RunningThreads { address, workers, log, _tells: (composer, published, listeners) }
 }
 
@@ -101,7 +101,7 @@ fn start(log: &Path, backend: SocketAddr) -> RunningThreads {
 async fn a_panic_is_held_against_no_other_request_of_its_connection() {
     let path = std::env::temp_dir().join(format!("linchpin-panic-{}.log", std::process::id()));
     let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let RunningThreads { address, mut workers, log, _tells } = start(&path, backend.local_addr().unwrap());
+    let RunningThreads { address, workers, log, _tells } = start(&path, backend.local_addr().unwrap());
     let (mut client, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
     let connection = tokio::spawn(connection);
     let mut ask = |path: &str| {
@@ -116,7 +116,7 @@ async fn a_panic_is_held_against_no_other_request_of_its_connection() {
     drop(waits);
     connection.abort();
     while served.read(&mut [0; 1024]).await.unwrap() > 0 {}
-    workers.drain(Duration::from_secs(20));
+    workers.stop_handle().drain(Duration::from_secs(20));
     tokio::task::spawn_blocking(move || workers.join()).await.unwrap();
     log.close();
     let records = std::fs::read_to_string(&path).unwrap();

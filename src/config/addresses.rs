@@ -3,6 +3,7 @@
 //! Must not know: which process listens at an address; DNS.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
@@ -29,6 +30,22 @@ pub(super) fn endpoint<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Val
             None => Ok(address),
             Some((path, why)) => Err(InvalidValue {
                 problem: format!("cannot be {}: {why}", shown(&format!("unix:{}", path.display()))),
+                remedy: "choose an unused path, in a folder where the user who runs Linchpin can create files".into(),
+            }),
+        }
+    }
+}
+
+/// Reads the path of a Unix socket at which Linchpin listens. It starts at the folder of the file.
+pub(super) fn socket_path<'t>(table: &'t Table<'_>) -> impl Fn(&DeValue<'_>) -> Value<PathBuf> + 't {
+    move |value| {
+        let text = text(value)?;
+        let address = socket_file(text.strip_prefix("unix:").unwrap_or(text), value, table)?;
+        let path = address.unix().unwrap_or(Path::new("")).to_path_buf();
+        match files::cannot_listen(&path) {
+            None => Ok(path),
+            Some(why) => Err(InvalidValue {
+                problem: format!("cannot be {}: {why}", shown(&path.to_string_lossy())),
                 remedy: "choose an unused path, in a folder where the user who runs Linchpin can create files".into(),
             }),
         }

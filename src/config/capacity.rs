@@ -67,12 +67,12 @@ mod tests {
     fn more_connections_than_descriptors_are_spoken_of_and_the_default_only_if_little_is_left() {
         let warning = findings("max_connections = 5000", 1024);
         let words = "x.toml:3:1: warning: `max_connections` = 5000 is too high: this process may open 1024 file \
-                     descriptors, enough for 490 clients with one backend connection each; raise the limit \
-                     (LimitNOFILE in systemd, or `ulimit -Hn`), or write max_connections = 490";
+                     descriptors, enough for 489 clients with one backend connection each; raise the limit \
+                     (LimitNOFILE in systemd, or `ulimit -Hn`), or write max_connections = 489";
         assert!(warning.starts_with(words), "{warning}");
         assert_eq!(findings("max_connections = 400", 1024), "");
         assert_eq!(findings("", 1024), "");
-        assert!(findings("", 80).contains("enough for 18 clients"), "{}", findings("", 80));
+        assert!(findings("", 80).contains("enough for 17 clients"), "{}", findings("", 80));
         assert_eq!(findings("max_connections = 10", 80), "");
         assert_eq!(findings("max_connections = 100000", 20_000), "", "the default, written");
     }

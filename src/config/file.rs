@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
-use super::addresses::endpoint;
+use super::addresses::{endpoint, socket_path};
 use super::listeners::{ListenerDraft, listener};
 use super::names::name;
 use super::pools::{self, PoolDraft};
@@ -86,6 +86,7 @@ fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usiz
         threads: table.get("threads", whole(0..=1024)).unwrap_or(default.threads),
         shutdown_delay: table.get("shutdown_delay", duration(Duration::ZERO..=YEAR)).unwrap_or(default.shutdown_delay),
         shutdown_grace: table.get("shutdown_grace", duration(Duration::ZERO..=YEAR)).unwrap_or(default.shutdown_grace),
+        handover: table.get("handover", socket_path(table)),
         max_connections: table.get("max_connections", whole(1..=10_000_000)).unwrap_or(default.max_connections),
         limits: default.limits,
     };

@@ -110,7 +110,7 @@ pub struct PoolPlan {
 }
 
 /// The id of the random key.
-const RANDOM_KEY: &str = "random";
+pub const RANDOM_KEY: &str = "random";
 
 impl Draft {
     /// Returns the plan. `None` if that is impossible; the reason is noted.

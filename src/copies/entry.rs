@@ -331,6 +331,12 @@ impl Entry {
         }
     }
 
+    /// Returns the copy, and how long the application keeps it, in seconds.
+    pub fn copy(&self) -> (Option<Bytes>, Option<u64>) {
+        let state = self.lock();
+        (state.copy.clone(), state.ttl)
+    }
+
     fn set_copy(&self, state: &mut State, copy: Option<Bytes>) {
         self.totals.replace_copy(state.copy.as_ref().map(Bytes::len), copy.as_ref().map(Bytes::len));
         state.copy = copy;

@@ -57,6 +57,16 @@ impl std::fmt::Display for SessionRef {
     }
 }
 
+/// Reads what `Display` writes.
+impl std::str::FromStr for SessionRef {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<SessionRef, Self::Err> {
+        let (high, low) = text.split_at_checked(16).unwrap_or((text, ""));
+        Ok(SessionRef([u64::from_str_radix(high, 16)?, u64::from_str_radix(low, 16)?]))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +77,7 @@ mod tests {
         let one = SessionRef::new("app", b"7");
         assert_eq!(hex(one), "a05579086712d09d0c96f286f6e8df25");
         assert_eq!(hex(one), one.to_string());
+        assert_eq!(one.to_string().parse(), Ok(one));
         assert_ne!(one, SessionRef::new("app", b"8"));
         assert_ne!(one, SessionRef::new("ap", b"p\x007"));
         assert_eq!(SessionRef::from_words(one.words()), one);

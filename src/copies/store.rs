@@ -12,6 +12,7 @@ use super::entry::Entry;
 use super::rules::Session;
 use super::session_ref::SessionRef;
 use super::totals::Totals;
+use crate::change_feed::ChangeFeed;
 
 /// The sessions of one pool. A lookup takes the lock of the session's shard for some dozen instructions.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct CopyStore {
     shards: Box<[Shard]>,
     totals: Arc<Totals>,
     evicted: AtomicU64,
+    /// For another process that serves the same clients.
+    changes: ChangeFeed<SessionRef>,
 }
 
 /// Aligned so that two shards share no cache line.
@@ -71,6 +74,7 @@ impl CopyStore {
             shards: (0..shards).map(|_| shard()).collect(),
             totals: Arc::default(),
             evicted: AtomicU64::new(0),
+            changes: ChangeFeed::default(),
         }
     }
 
@@ -122,7 +126,24 @@ impl CopyStore {
             shard.note_oldest(&entries);
         }
         drop(entries);
+        self.changes.announce(session);
         self.evict_excess();
+    }
+
+    /// Returns what follows the sessions of which a state was stored.
+    pub fn changes(&self) -> &ChangeFeed<SessionRef> {
+        &self.changes
+    }
+
+    /// Iterates over all sessions with a state, a shard at a time. Does not stop concurrent changes.
+    pub fn chunks(&self) -> impl Iterator<Item = Vec<SessionRef>> {
+        self.shards.iter().map(|shard| {
+            let entries = shard.lock();
+            let [blank, known] = &entries.lists;
+            let has_state = blank.iter().filter(|(_, entry)| entry.has_state());
+            // The one that was used last comes last: it becomes the last to be evicted.
+            known.iter().rev().chain(has_state).map(|(session, _)| *session).collect()
+        })
     }
 
     /// Changes the limits. Excess copies are evicted as new ones arrive.

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -65,11 +67,33 @@ fn is_stale(path: &Path) -> io::Result<bool> {
 pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    handle: FileHandle,
+}
+
+/// Leaves the file of a socket to another process, wherever its [`SocketFile`] is.
+#[derive(Debug, Clone, Default)]
+pub struct FileHandle(Arc<AtomicBool>);
+
+impl FileHandle {
+    /// Leaves the file to another process: dropping the [`SocketFile`] no longer removes it.
+    pub fn release(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl SocketFile {
-    fn new(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.to_owned(), identity: SocketFile::identity(path)? })
+    /// Takes over the file of a socket that another process has bound and handed over.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn new(path: &Path) -> io::Result<SocketFile> {
+        let (identity, handle) = (SocketFile::identity(path)?, FileHandle::default());
+        Ok(SocketFile { path: path.to_owned(), identity, handle })
+    }
+
+    /// Returns what leaves the file to another process.
+    pub fn handle(&self) -> FileHandle {
+        self.handle.clone()
     }
 
     fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -79,7 +103,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if SocketFile::identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        let is_own = !self.handle.0.load(Ordering::Relaxed);
+        if is_own && SocketFile::identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             // A file that stays behind is stale, and the next start removes it.
             let _ = std::fs::remove_file(&self.path);
         }

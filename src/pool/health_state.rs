@@ -128,6 +128,19 @@ struct Requests {
     passed: u32,
 }
 
+/// What of a backend's health the next process begins with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InheritedHealth {
+    /// Its probes fail.
+    pub is_down: bool,
+    /// How long it is still ejected.
+    pub ejected_for: Option<Duration>,
+    /// It is ejected because no connection could be used.
+    pub is_unreachable: bool,
+    /// How often it was ejected without having succeeded since.
+    pub ejections: u32,
+}
+
 impl Requests {
     fn is_ejected(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| until > now)
@@ -147,6 +160,28 @@ impl Requests {
 }
 
 impl HealthState {
+    /// Begins with what another process has observed.
+    pub fn begin(health: &InheritedHealth, now: Instant) -> HealthState {
+        let InheritedHealth { is_down, ejected_for, is_unreachable, ejections } = *health;
+        let until = ejected_for.and_then(|left| now.checked_add(left));
+        HealthState {
+            // The first probe decides alone whether it is up, as at any start.
+            probes: Probes { alive: is_down.then_some(false), against: 0 },
+            requests: Requests { ejections, until, is_unreachable, ..Requests::default() },
+        }
+    }
+
+    /// Returns what another process begins with.
+    pub fn inherited(&self, now: Instant) -> InheritedHealth {
+        let requests = &self.requests;
+        InheritedHealth {
+            is_down: self.probes.alive == Some(false),
+            ejected_for: requests.until.filter(|until| *until > now).map(|until| until - now),
+            is_unreachable: self.is_unreachable(now),
+            ejections: requests.ejections,
+        }
+    }
+
     /// Enters the result of a probe. The first one decides alone, so that a backend that is dead when the proxy starts
     /// costs one probe and not `fall` of them (HAProxy starts its checks in the same manner).
     ///

@@ -11,6 +11,7 @@ use super::backend_set::{Pool, Settings};
 use super::capacity_queue::CapacityQueue;
 use super::hash::{mix, stable_hash};
 use super::health_tracker::{BackendDownNotifier, HealthTracker};
+use super::inherited::{BackendState, InheritedBackends};
 use super::live::Live;
 use super::waiting::PoolWaiterNotifier;
 use crate::clock;
@@ -32,6 +33,8 @@ pub struct Reconciler {
     backend_down: BackendDownNotifier,
     events: Events,
     pools: HashMap<String, (Settings, Arc<Pool>)>,
+    /// What a process before this one has handed over.
+    inherited: InheritedBackends,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,7 @@ impl Reconciler {
             backend_down: BackendDownNotifier::default(),
             events,
             pools: HashMap::new(),
+            inherited: InheritedBackends::default(),
         }
     }
 
@@ -65,6 +69,11 @@ impl Reconciler {
     /// has a slow start.
     pub fn mark_started(&mut self) {
         self.has_started = true;
+    }
+
+    /// Has backends that are new to this process begin with what another one has handed over.
+    pub fn inherit(&mut self, inherited: InheritedBackends) {
+        self.inherited = inherited;
     }
 
     /// Returns what notifies of backends that go down.
@@ -113,14 +122,17 @@ impl Reconciler {
             .iter()
             .map(|backend| {
                 let failover = backend.failover.iter().filter_map(position).collect();
-                let backend = self.backend(backend, failover, old.as_deref(), &queue, now);
+                let known = old.as_deref().and_then(|old| Some(old.backend(old.position(&backend.name)?)));
+                let inherited = self.inherited.take(&settings.name, &backend.name).filter(|_| known.is_none());
+                let backend = self.backend(backend, failover, known, inherited.as_ref(), &queue, now);
                 backend.live().set_slow_start(settings.slow_start, now);
                 if self.has_started && old.as_deref().is_some_and(|old| is_new_in(old, &backend)) {
                     backend.live().begin_slow_start(now);
                 }
-                backend
+                (backend, inherited)
             })
             .collect();
+        let (backends, inherited): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
         let health_tracker = match &old {
             Some(old) => old.health_tracker().with_settings(settings.health_state.clone()),
             None => {
@@ -135,7 +147,7 @@ impl Reconciler {
         let has_slow_start = !settings.slow_start.is_zero();
         let mut live_ids: Vec<_> = backends.iter().map(|backend| backend.live().id()).collect();
         live_ids.sort_unstable();
-        Arc::new(Pool {
+        let pool = Pool {
             name,
             backends,
             by_name,
@@ -145,20 +157,33 @@ impl Reconciler {
             queue,
             live_ids: live_ids.into(),
             health_tracker: Arc::new(health_tracker),
-        })
+        };
+        for (index, state) in inherited.into_iter().enumerate() {
+            let is_same =
+                |state: &BackendState| settings.backends.get(index).is_some_and(|backend| state.is_of(backend));
+            if let Some(state) = state.filter(is_same) {
+                pool.begin_with(index, &state, now);
+            }
+        }
+        Arc::new(pool)
     }
 
     fn backend(
         &mut self,
         settings: &backend::Settings,
         failover: Vec<usize>,
-        old: Option<&Pool>,
+        old: Option<&Backend>,
+        inherited: Option<&BackendState>,
         queue: &Arc<CapacityQueue<PoolWaiterNotifier>>,
         now: Instant,
     ) -> Backend {
-        let old = old.and_then(|old| Some(old.backend(old.position(&settings.name)?)));
-        let weight = old.map_or(settings.weight, |old| old.merge_weight(settings.weight).value());
-        let state = old.map_or(settings.state, |old| old.merge_state(settings.state).value());
+        let (weight, state) = match (old, inherited) {
+            (Some(old), _) => (old.merge_weight(settings.weight).value(), old.merge_state(settings.state).value()),
+            (None, Some(known)) => (known.merged_weight(settings.weight), known.merged_state(settings.state)),
+            (None, None) => (settings.weight, settings.state),
+        };
+        // A server of the same name and address that began after a gap is another one.
+        let since = inherited.filter(|known| known.is_of(settings)).map_or(0, |known| known.since);
         let live = match old {
             Some(old) if old.address == settings.address => Arc::clone(old.live()),
             _ => Arc::new(Live::new(self.id(now), self.threads, state, weight)),
@@ -179,7 +204,7 @@ impl Reconciler {
             address: settings.address.clone(),
             incarnation,
             connection_key: mix(incarnation ^ settings.connection_tag),
-            since: settings.since,
+            since: settings.since.max(since),
             weight: settings.weight,
             state: settings.state,
             name_hash: stable_hash(settings.name.as_bytes()),

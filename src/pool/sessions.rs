@@ -4,6 +4,7 @@
 
 mod census;
 mod entry;
+mod inherited;
 mod table;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub use census::SessionCount;
 pub use entry::SessionLifetime;
+pub use inherited::SessionsState;
 use table::ThreadTable;
 
 use super::release::SessionActivity;
@@ -166,6 +168,20 @@ impl Sessions {
         self.count.load(Ordering::Relaxed).saturating_add(u64::from(since))
     }
 
+    /// Returns the live sessions at `now`, in milliseconds since the Unix epoch, for the next process.
+    pub fn state(&self, now: u64, lifetime: SessionLifetime) -> SessionsState {
+        let tables: Vec<_> = self.threads.iter().filter_map(|shard| shard.table.current()).collect();
+        SessionsState::of(&tables, now, self.forgotten.load(Ordering::Relaxed), lifetime)
+    }
+
+    /// Begins with the sessions of another process. No thread uses the backend yet.
+    pub fn begin_with(&self, state: &SessionsState) {
+        let (level, entries) = state.entries();
+        if let Some(shard) = self.threads.get(0) {
+            shard.table.begin_with(level, &entries);
+        }
+    }
+
     fn begun(&self) -> u32 {
         self.threads.iter().fold(0, |sum, shard| sum.wrapping_add(shard.begun.load(Ordering::Relaxed)))
     }
@@ -247,5 +263,47 @@ mod tests {
         see(9_001, 9_101);
         assert_eq!(sessions.count(1_999, LIFETIME).sessions, 9_000);
         assert_eq!(sessions.count(2_000, LIFETIME).sessions, 9_100);
+    }
+
+    const LONG: SessionLifetime = SessionLifetime { idle: 600, absolute: None };
+
+    /// The sessions of the next process.
+    fn next(sessions: &Sessions, now: u64) -> Sessions {
+        let text = serde_json::to_string(&sessions.state(now, LONG)).unwrap();
+        let next = Sessions::new(2);
+        next.begin_with(&serde_json::from_str(&text).unwrap());
+        next
+    }
+
+    #[test]
+    fn the_next_process_counts_the_same_sessions_each_once() {
+        let sessions = Sessions::new(2);
+        for session in 0..1000 {
+            let (thread, other) = (session as usize % 2, (session as usize + 1) % 2);
+            sessions.begin(thread, mix(session), 1, 100_000 + session, LONG);
+            sessions.end(thread, mix(session), 100_000 + session);
+            if session % 3 == 0 {
+                sessions.begin(other, mix(session), 1, 150_000, LONG);
+            }
+        }
+        sessions.leave(0, mix(1), 160_000, LONG);
+        let next = next(&sessions, 170_000);
+        assert_eq!(sessions.count(170_000, LONG).sessions, 999);
+        let count = next.count(170_000, LONG);
+        assert_eq!((count.sessions, count.error), (999, 0.0));
+        // They go on there: seen again, none counts twice, and the others expire.
+        next.begin(1, mix(0), 1, 690_000, LONG);
+        assert_eq!(next.count(702_000, LONG).sessions, 334);
+        assert_eq!(next.count(760_000, LONG).sessions, 1);
+    }
+
+    #[test]
+    fn more_than_are_counted_one_by_one_are_as_many_within_the_error() {
+        let sessions = Sessions::new(2);
+        for session in 0..60_000 {
+            sessions.begin(session as usize % 2, mix(session), 1, 100_000, LONG);
+        }
+        let count = next(&sessions, 100_000).count(100_000, LONG);
+        assert!(count.sessions.abs_diff(60_000) < 3_000, "{count:?}");
     }
 }

@@ -4,11 +4,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcp};
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener as StdUnix;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
-use super::listen::ListenSocket;
+use super::inherited::{self, InheritedSockets, SocketSource};
+use super::listen::{ListenSocket, ThreadSocket};
 use crate::net::defer_accept::defer;
 use crate::net::unix::{self, SocketFile};
 use crate::net::{Address, bind, local_addresses};
@@ -32,11 +36,26 @@ pub(super) enum Conflicts {
 
 /// The sockets of one listener.
 pub(super) struct BoundListener {
-    pub(super) by_thread: Vec<ListenSocket>,
+    /// Those of each thread.
+    pub(super) by_thread: Vec<Vec<ThreadSocket>>,
+    /// A descriptor of each socket.
+    pub(super) descriptors: Vec<Arc<OwnedFd>>,
     /// The address, with the port that the system chose if it was 0.
     pub(super) address: Address,
     /// The file of a Unix socket.
-    pub(super) file: Option<SocketFile>,
+    pub(super) file: BoundFile,
+    /// Another process has the sockets as well, and keeps them.
+    pub(super) is_shared: bool,
+}
+
+/// The file of a listener's socket.
+pub(super) enum BoundFile {
+    /// There is none, or another process looks after it.
+    None,
+    /// It is this process's own.
+    Own(SocketFile),
+    /// The process that has handed over the sockets leaves it to this one.
+    Inherited(PathBuf),
 }
 
 /// A listener's address can't be bound.
@@ -123,40 +142,124 @@ fn bind_tcp(address: SocketAddr, is_v6_only: bool, threads: usize, conflicts: Co
         Conflicts::Own => {}
     }
     let mut bound_address = address;
-    let mut by_thread = Vec::new();
-    for _ in 0..threads {
+    let mut bound = BoundListener::new(address.into(), threads);
+    for thread in 0..threads {
         let socket = socket(bound_address, is_v6_only, true)?;
         bound_address = socket.local_addr()?;
-        by_thread.push(ListenSocket::Tcp(socket));
+        bound.add(ListenSocket::Tcp(socket), &[thread])?;
     }
-    Ok(BoundListener { by_thread, address: bound_address.into(), file: None })
+    bound.address = bound_address.into();
+    Ok(bound)
 }
 
 fn bind_unix(path: &Path, threads: usize, conflicts: Conflicts, is_dry_run: bool) -> io::Result<BoundListener> {
     let address = Address::Unix(path.into());
     if is_dry_run {
         unix::check_free(path)?;
-        return Ok(BoundListener { by_thread: Vec::new(), address, file: None });
+        return Ok(BoundListener::new(address, threads));
     }
     let listen = || unix::listen(path, SOCKET_FILE_MODE, BACKLOG);
     let (listener, file) = if conflicts == Conflicts::Await { bind::with_retry(&address, listen)? } else { listen()? };
+    let mut bound = BoundListener::new(address, threads);
     // Unix sockets have no SO_REUSEPORT: all threads accept from one queue.
-    let by_thread = (0..threads).map(|_| listener.try_clone().map(ListenSocket::Unix)).collect::<io::Result<_>>()?;
-    Ok(BoundListener { by_thread, address, file: Some(file) })
+    bound.add(ListenSocket::Unix(listener), &(0..threads).collect::<Vec<_>>())?;
+    bound.file = BoundFile::Own(file);
+    Ok(bound)
+}
+
+/// Has `threads` threads accept at sockets that another process has opened for `address`. Every socket stays in use,
+/// however many threads there are: what is in its queue would be reset otherwise.
+///
+/// # Errors
+/// They are no listening sockets, or no further one can be bound for the threads that have none.
+pub(super) fn adopt(
+    address: &Address,
+    inherited: InheritedSockets,
+    threads: usize,
+) -> Result<BoundListener, BindError> {
+    let adopted = match address {
+        Address::Tcp(_) => adopt_tcp(address, inherited, threads),
+        Address::Unix(_) => adopt_unix(address, inherited, threads),
+    };
+    adopted.map_err(|error| BindError { address: address.clone(), error })
+}
+
+fn adopt_tcp(address: &Address, inherited: InheritedSockets, threads: usize) -> io::Result<BoundListener> {
+    let mut bound = BoundListener::new(address.clone(), threads);
+    bound.is_shared = inherited.is_shared;
+    let sockets: Vec<_> = inherited.sockets.into_iter().map(StdTcp::from).collect();
+    let Some(first) = sockets.first() else { return Err(io::ErrorKind::NotFound.into()) };
+    let bound_address = first.local_addr()?;
+    bound.address = bound_address.into();
+    let is_v6_only = bound_address.is_ipv6() && SockRef::from(first).only_v6()?;
+    // Sockets join the group of an address only if all of them have SO_REUSEPORT.
+    let can_join = !inherited.is_shared && SockRef::from(first).reuse_port()?;
+    let mut threads_of = vec![Vec::new(); sockets.len()];
+    for (thread, sources) in inherited::assign(sockets.len(), threads, can_join).into_iter().enumerate() {
+        for source in sources {
+            match source {
+                SocketSource::Inherited(at) => threads_of.get_mut(at).into_iter().for_each(|of| of.push(thread)),
+                SocketSource::New => {
+                    bound.add(ListenSocket::Tcp(socket(bound_address, is_v6_only, true)?), &[thread])?
+                }
+            }
+        }
+    }
+    for (socket, threads) in sockets.into_iter().zip(threads_of) {
+        socket.set_nonblocking(true)?;
+        bound.add(ListenSocket::Tcp(socket), &threads)?;
+    }
+    Ok(bound)
+}
+
+fn adopt_unix(address: &Address, inherited: InheritedSockets, threads: usize) -> io::Result<BoundListener> {
+    let mut bound = BoundListener::new(address.clone(), threads);
+    bound.is_shared = inherited.is_shared;
+    if let (Address::Unix(path), false) = (address, inherited.is_shared) {
+        bound.file = BoundFile::Inherited(path.clone());
+    }
+    for socket in inherited.sockets {
+        let socket = StdUnix::from(socket);
+        socket.set_nonblocking(true)?;
+        bound.add(ListenSocket::Unix(socket), &(0..threads).collect::<Vec<_>>())?;
+    }
+    Ok(bound)
 }
 
 impl BoundListener {
+    fn new(address: Address, threads: usize) -> BoundListener {
+        let by_thread = (0..threads).map(|_| Vec::new()).collect();
+        BoundListener { by_thread, descriptors: Vec::new(), address, file: BoundFile::None, is_shared: false }
+    }
+
+    /// Adds a socket at which these threads accept connections.
+    fn add(&mut self, socket: ListenSocket, threads: &[usize]) -> io::Result<()> {
+        let descriptor = Arc::new(socket.as_fd().try_clone_to_owned()?);
+        for thread in threads {
+            let Some(of_thread) = self.by_thread.get_mut(*thread) else { continue };
+            let (descriptor, is_shared) = (Arc::clone(&descriptor), self.is_shared);
+            of_thread.push(ThreadSocket { socket: socket.try_clone()?, descriptor, is_shared });
+        }
+        self.descriptors.push(descriptor);
+        Ok(())
+    }
+
     /// Lets clients connect.
     ///
     /// # Errors
     /// The system refuses it.
     pub(super) fn listen(&self) -> Result<(), BindError> {
-        let listen = |socket: &ListenSocket| match socket {
+        let listen = |socket: &ThreadSocket| match &socket.socket {
+            // Where it listens already, this sets the length of its queue.
             ListenSocket::Tcp(socket) => SockRef::from(socket).listen(BACKLOG),
             // It listens since it was bound.
             ListenSocket::Unix(_) => Ok(()),
         };
-        self.by_thread.iter().try_for_each(listen).map_err(|error| BindError { address: self.address.clone(), error })
+        self.by_thread
+            .iter()
+            .flatten()
+            .try_for_each(listen)
+            .map_err(|error| BindError { address: self.address.clone(), error })
     }
 }
 

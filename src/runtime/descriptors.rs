@@ -46,7 +46,8 @@ const MAX_PROBES: usize = 256;
 pub fn budget(limit: usize, needs: Needs) -> Budget {
     let Needs { threads, listeners, backends, has_admin } = needs;
     let threads = threads.max(1);
-    let fixed = BASE + SPARE + EVENT_LOOP * (threads + 1) + listeners * threads;
+    // Each socket has a second descriptor, for a successor.
+    let fixed = BASE + SPARE + EVENT_LOOP * (threads + 1) + 2 * listeners * threads;
     // If there are few descriptors, neither of these may take most of them.
     let admin = if has_admin { MAX_ADMIN.min(limit / 8).max(2) } else { 0 };
     let probes = backends.min(MAX_PROBES).min(limit / 8);
@@ -88,11 +89,11 @@ mod tests {
 
     #[test]
     fn clients_get_half_of_the_remaining_descriptors_and_at_least_one() {
-        let plenty = Budget { clients: (20_000 - 24 - 18 - 2 - 96 - 3) / 2, admin: 96, ceiling: 20_000 - 107 };
+        let plenty = Budget { clients: (20_000 - 24 - 18 - 4 - 96 - 3) / 2, admin: 96, ceiling: 20_000 - 107 };
         assert_eq!(budget(20_000, USUAL), plenty);
-        assert_eq!(budget(80, USUAL), Budget { clients: 11, admin: 10, ceiling: 59 });
+        assert_eq!(budget(80, USUAL), Budget { clients: 10, admin: 10, ceiling: 59 });
         assert_eq!(budget(8, USUAL), Budget { clients: 1, admin: 2, ceiling: 4 });
-        assert_eq!(budget(80, Needs { has_admin: false, backends: 0, ..USUAL }).clients, 18);
+        assert_eq!(budget(80, Needs { has_admin: false, backends: 0, ..USUAL }).clients, 17);
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener as StdTcp};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnix;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 
 use super::conn;
 use super::conn_context::ConnContext;
@@ -27,11 +29,31 @@ use crate::net::{Socket, descriptor_reserve, syn_filter};
 use crate::telemetry::Limit;
 use crate::telemetry::metrics::ListenerCounters;
 
-/// One thread's socket of one listener.
+/// One thread's sockets of one listener.
 pub(super) struct ThreadListener<L> {
     /// What its connections need to know about it; a reload replaces it.
     pub(super) transport: Arc<ArcSwap<ListenerTransport<L>>>,
+    pub(super) sockets: Vec<ThreadSocket>,
+}
+
+/// A socket at which a thread accepts connections.
+pub(super) struct ThreadSocket {
     pub(super) socket: ListenSocket,
+    /// Another descriptor of the socket, which a successor can get for as long as this process accepts there.
+    pub(super) descriptor: Arc<OwnedFd>,
+    /// Another process has the socket as well and keeps it: what waits in its queue belongs to the next one there.
+    pub(super) is_shared: bool,
+}
+
+/// Whether a thread accepts connections at a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accepting {
+    /// It does.
+    On,
+    /// It accepts those that had begun by now, and closes the sockets.
+    Close(ShutdownGrace),
+    /// It accepts none: another process has the sockets, and with them the clients in their queues.
+    Leave,
 }
 
 /// A listen socket.
@@ -93,7 +115,24 @@ impl AsyncListener {
     }
 }
 
+impl AsFd for ListenSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            ListenSocket::Tcp(listener) => listener.as_fd(),
+            ListenSocket::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
 impl ListenSocket {
+    /// Returns another descriptor of the socket.
+    pub(super) fn try_clone(&self) -> io::Result<ListenSocket> {
+        Ok(match self {
+            ListenSocket::Tcp(listener) => ListenSocket::Tcp(listener.try_clone()?),
+            ListenSocket::Unix(listener) => ListenSocket::Unix(listener.try_clone()?),
+        })
+    }
+
     /// Accepts the next connection in the queue.
     fn accept(&self) -> io::Result<(Socket, IpAddr)> {
         match self {
@@ -148,25 +187,35 @@ impl ThreadConnections {
 /// The connections that begin at a listener of one thread share this; a reload replaces it.
 pub(super) type CurrentContext<H> = Rc<RefCell<Rc<ConnContext<H>>>>;
 
-/// Accepts connections at one listener of one thread until `stopping` completes, and then all connections that had
-/// begun by that time.
+/// Accepts connections at one socket of one thread for as long as `accepting` says so. If it is to close, accepts also
+/// all connections that had begun by that time.
 ///
 /// # Errors
 /// The event loop can't register or release the socket.
 pub(super) async fn accept<H: Handler>(
-    bound: ThreadListener<H::Listener>,
+    bound: ThreadSocket,
+    transport: Arc<ArcSwap<ListenerTransport<H::Listener>>>,
     thread: usize,
     conn_context: CurrentContext<H>,
     connections: Rc<ThreadConnections>,
-    stopping: impl Future<Output = ShutdownGrace>,
+    mut accepting: watch::Receiver<Accepting>,
 ) -> io::Result<()> {
-    let ThreadListener { transport, socket } = bound;
+    let ThreadSocket { socket, descriptor, is_shared } = bound;
+    // Closes after `listener`.
+    let _descriptor = descriptor;
     let listener = AsyncListener::new(socket)?;
     let is_tcp = matches!(listener, AsyncListener::Tcp(_));
     let context = AcceptContext { transport, thread, is_tcp, conn_context, connections };
-    let grace = tokio::select! {
+    let stopped = tokio::select! {
         never = context.accept_all(&listener) => match never {},
-        grace = stopping => grace,
+        stopped = accepting.wait_for(|accepting| *accepting != Accepting::On) => stopped.map(|accepting| *accepting),
+    };
+    let grace = match stopped {
+        Ok(Accepting::Close(grace)) if !is_shared => grace,
+        // The options of a socket are those of every process that has it, so that it is left as it is.
+        Ok(_) => return Ok(()),
+        // The thread ends.
+        Err(_) => return Ok(()),
     };
     // Accept now the silent connections that the kernel deferred: they have little time left.
     listener.undefer(&context.transport.load().name);

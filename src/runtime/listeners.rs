@@ -2,22 +2,25 @@
 //! Invariant: a listener whose address stays keeps its sockets; whatever can fail fails before anything changes.
 //! Must not know: how connections are accepted; the configuration as a whole.
 
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use super::bind_listener::{self, BindError, BoundListener, Conflicts};
+use super::bind_listener::{self, BindError, BoundFile, BoundListener, Conflicts};
 use super::commands::{Acknowledged, CommandSender, Inbox, ThreadCommand, ThreadLimits, command_channel};
 use super::conn_timeouts::ShutdownGrace;
 use super::connection_limit::ConnectionLimit;
+use super::inherited::{InheritedSockets, SharedSockets};
 use super::listen::ThreadListener;
 use super::listener::ListenerTransport;
 use super::per_client_limit::PerClientLimit;
 use super::settings::{Limits, ListenerSettings, Settings};
 use super::socket_files::{ListenerId, SocketFiles};
 use crate::clock;
+use crate::net::unix::SocketFile;
 use crate::net::{Address, local_addresses};
 
 /// How long the sockets of a closed listener may still have its address: longer than its last connections take.
@@ -34,10 +37,15 @@ pub struct Listeners<L> {
     connections: Arc<ConnectionLimit>,
     limits: ThreadLimits,
     max_connections: usize,
+    /// Sockets that this process was started with and that no listener has yet.
+    inherited: Vec<InheritedSockets>,
 }
 
 struct OpenListener<L> {
     id: ListenerId,
+    /// Its sockets, for as long as its threads accept there.
+    descriptors: Vec<Weak<OwnedFd>>,
+    is_shared: bool,
     /// Its address in the configuration, which identifies it.
     configured: Address,
     /// Its address with the port that the system chose if it was 0.
@@ -88,8 +96,44 @@ impl<L> Listeners<L> {
             connections,
             limits,
             max_connections: max,
+            inherited: Vec::new(),
         };
         (listeners, inboxes)
+    }
+
+    /// Has the listeners that are acquired next take these sockets, if they have their address or name.
+    pub fn inherit(&mut self, sockets: Vec<InheritedSockets>) {
+        self.inherited = sockets;
+    }
+
+    /// Closes the inherited sockets that no listener has taken, and returns their addresses.
+    pub fn drop_inherited(&mut self) -> Vec<Address> {
+        self.inherited.drain(..).map(|inherited| inherited.address).collect()
+    }
+
+    /// Returns the sockets of all open listeners, for another process.
+    pub fn sockets(&self) -> Vec<SharedSockets> {
+        let of = |listener: &OpenListener<L>| SharedSockets {
+            address: listener.configured.clone(),
+            sockets: listener.descriptors.iter().filter_map(Weak::upgrade).collect(),
+            is_shared: listener.is_shared,
+        };
+        self.open.iter().map(of).collect()
+    }
+
+    /// Closes the listeners that another process has not taken, as a reload would. `taken` has an entry for each one that
+    /// it has.
+    pub fn close_others(&mut self, mut taken: Vec<Address>, grace: Duration) {
+        let (acknowledge, _) = mpsc::channel(1);
+        for closed in std::mem::take(&mut self.open) {
+            match taken.iter().position(|address| *address == closed.configured) {
+                Some(at) => {
+                    taken.swap_remove(at);
+                    self.open.push(closed);
+                }
+                None => self.close(closed, grace, &acknowledge),
+            }
+        }
     }
 
     /// Returns the files of Unix sockets.
@@ -128,9 +172,19 @@ impl<L> Listeners<L> {
                         _ if own.any(|own| local_addresses::overlap(own, &configured)) => Conflicts::Own,
                         _ => Conflicts::Refuse,
                     };
-                    let all: Vec<_> = settings.iter().map(|settings| &settings.address).collect();
-                    let is_dry_run = acquisition == Acquisition::DryRun;
-                    let bound = bind_listener::bind(&configured, &all, self.threads.len(), conflicts, is_dry_run)?;
+                    let is_meant = |inherited: &InheritedSockets| match &inherited.name {
+                        Some(name) if *name == each.name => true,
+                        _ => inherited.address == configured,
+                    };
+                    let threads = self.threads.len();
+                    let bound = match self.inherited.iter().position(is_meant) {
+                        Some(at) => bind_listener::adopt(&configured, self.inherited.remove(at), threads)?,
+                        None => {
+                            let all: Vec<_> = settings.iter().map(|settings| &settings.address).collect();
+                            let is_dry_run = acquisition == Acquisition::DryRun;
+                            bind_listener::bind(&configured, &all, threads, conflicts, is_dry_run)?
+                        }
+                    };
                     (self.next_id, Some(bound))
                 }
             };
@@ -165,26 +219,38 @@ impl<L> Listeners<L> {
                 self.open.push(before.swap_remove(at));
             } else if let Some(sockets) = next.sockets {
                 let transport = Arc::new(ArcSwap::new(transport));
-                if let Some(file) = sockets.file {
+                let file = match sockets.file {
+                    BoundFile::None => None,
+                    BoundFile::Own(file) => Some(file),
+                    // Without the file no client finds the socket, and there is nothing to remove.
+                    BoundFile::Inherited(path) => SocketFile::new(&path).ok(),
+                };
+                if let Some(file) = file {
                     self.files.add(next.id, file);
                 }
-                for (thread, socket) in self.threads.iter().zip(sockets.by_thread) {
-                    let listener = ThreadListener { transport: Arc::clone(&transport), socket };
+                for (thread, of_thread) in self.threads.iter().zip(sockets.by_thread) {
+                    let listener = ThreadListener { transport: Arc::clone(&transport), sockets: of_thread };
                     thread.send(ThreadCommand::Open(next.id, listener), &acknowledge);
                 }
-                let (id, configured) = (next.id, next.configured);
-                self.open.push(OpenListener { id, configured, bound: sockets.address, transport });
+                let (id, configured, is_shared) = (next.id, next.configured, sockets.is_shared);
+                let descriptors = sockets.descriptors.iter().map(Arc::downgrade).collect();
+                let bound = sockets.address;
+                self.open.push(OpenListener { id, descriptors, is_shared, configured, bound, transport });
             }
         }
         for closed in before {
-            // Clients no longer find the file, and a successor may use its path.
-            self.files.remove(closed.id);
-            self.closing.push((closed.configured, clock::now()));
-            for thread in &self.threads {
-                thread.send(ThreadCommand::Close(closed.id, ShutdownGrace::within(grace)), &acknowledge);
-            }
+            self.close(closed, grace, &acknowledge);
         }
         Acknowledged::new(acknowledged)
+    }
+
+    fn close(&mut self, closed: OpenListener<L>, grace: Duration, acknowledge: &mpsc::Sender<()>) {
+        // Clients no longer find the file, and a successor may use its path.
+        self.files.remove(closed.id);
+        self.closing.push((closed.configured, clock::now()));
+        for thread in &self.threads {
+            thread.send(ThreadCommand::Close(closed.id, ShutdownGrace::within(grace)), acknowledge);
+        }
     }
 
     /// Changes the limits of connections: the number of all for those that are accepted from now on, the others for

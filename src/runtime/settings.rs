@@ -2,6 +2,7 @@
 //! Invariant: settings are plain data, with the defaults that the documentation states.
 //! Must not know: configuration files.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Settings {
     pub shutdown_delay: Duration,
     /// How long requests in flight may take to end after that.
     pub shutdown_grace: Duration,
+    /// The Unix socket at which this process waits for its successor; `None` for no takeover.
+    pub handover: Option<PathBuf>,
     /// The most client connections at once, over all threads and listeners; more wait in the kernel's queue. The limit
     /// of open descriptors may allow fewer ([`super::descriptors::budget`]).
     pub max_connections: usize,
@@ -105,6 +108,7 @@ impl Default for Settings {
             shutdown_delay: Duration::ZERO,
             // Kubernetes kills a process 30 s after the signal.
             shutdown_grace: Duration::from_secs(25),
+            handover: None,
             max_connections: 100_000,
             limits: Limits::default(),
         }

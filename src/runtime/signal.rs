@@ -15,7 +15,7 @@ pub enum Event {
     ReopenLogs,
     /// SIGHUP: reload the configuration.
     Reload,
-    /// SIGUSR2: nothing. Other servers replace their binary at this signal.
+    /// SIGUSR2: start the process that takes over.
     Upgrade,
 }
 

@@ -23,6 +23,11 @@ impl SocketFiles {
         self.lock().remove(&id);
     }
 
+    /// Leaves all files to another process, which accepts connections there.
+    pub(super) fn release(&self) {
+        self.lock().drain().for_each(|(_, file)| file.handle().release());
+    }
+
     /// Removes all files: clients no longer find them, and a successor may use their paths.
     pub(super) fn clear(&self) {
         self.lock().clear();

@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::commands::{ThreadCommand, ThreadLimits};
 use super::conn_context::ConnContext;
 use super::conn_timeouts::ShutdownGrace;
 use super::connection_limit::ConnectionLimit;
-use super::listen::{self, CurrentContext, ThreadConnections, ThreadListener};
+use super::listen::{self, Accepting, CurrentContext, ThreadConnections, ThreadListener};
+use super::polling::wait_until;
 use super::shutdown::Shutdown;
 use super::socket_files::ListenerId;
 use crate::clock;
@@ -37,7 +38,7 @@ pub(super) struct ThreadListeners<H: Handler> {
 struct OpenListener<H: Handler> {
     context: CurrentContext<H>,
     shutdown: Rc<Shutdown>,
-    close: oneshot::Sender<ShutdownGrace>,
+    accepting: watch::Sender<Accepting>,
 }
 
 impl<H: Handler> ThreadListeners<H> {
@@ -60,44 +61,32 @@ impl<H: Handler> ThreadListeners<H> {
         }
     }
 
-    /// Carries out a command. `stopping` makes a future that completes when the process stops.
-    pub(super) fn carry_out<F>(&mut self, command: ThreadCommand<H::Listener>, stopping: impl FnOnce() -> F)
-    where
-        F: Future<Output = ShutdownGrace> + 'static,
-    {
+    /// Carries out a command.
+    pub(super) fn carry_out(&mut self, command: ThreadCommand<H::Listener>) {
         match command {
-            ThreadCommand::Open(id, bound) => self.open(id, bound, stopping()),
+            ThreadCommand::Open(id, bound) => self.open(id, bound),
             ThreadCommand::Close(id, grace) => self.close(id, grace),
             ThreadCommand::Limits(limits) => self.set_limits(limits),
         }
     }
 
-    fn open(
-        &mut self,
-        id: ListenerId,
-        bound: ThreadListener<H::Listener>,
-        stopping: impl Future<Output = ShutdownGrace> + 'static,
-    ) {
+    fn open(&mut self, id: ListenerId, bound: ThreadListener<H::Listener>) {
         let shutdown = Shutdown::of_listener(&self.shutdown);
         let context = Rc::new(RefCell::new(self.context(&shutdown)));
-        let (close, closing) = oneshot::channel();
-        let stopping = async {
-            tokio::select! {
-                // An error means that the thread ends, and this task with it.
-                Ok(grace) = closing => grace,
-                grace = stopping => grace,
-            }
-        };
-        let (thread, connections) = (self.thread, Rc::clone(&self.connections));
-        self.accepting.spawn_local(listen::accept(bound, thread, Rc::clone(&context), connections, stopping));
-        self.open.insert(id, OpenListener { context, shutdown, close });
+        let accepting = watch::Sender::new(Accepting::On);
+        for socket in bound.sockets {
+            let (transport, connections) = (std::sync::Arc::clone(&bound.transport), Rc::clone(&self.connections));
+            let accepting = accepting.subscribe();
+            let accept = listen::accept(socket, transport, self.thread, Rc::clone(&context), connections, accepting);
+            self.accepting.spawn_local(accept);
+        }
+        self.open.insert(id, OpenListener { context, shutdown, accepting });
     }
 
     fn close(&mut self, id: ListenerId, grace: ShutdownGrace) {
         let Some(listener) = self.open.remove(&id) else { return };
         listener.shutdown.drain(grace.idle);
-        // An error means that its task has failed, and the thread with it.
-        let _ = listener.close.send(grace);
+        listener.accepting.send_replace(Accepting::Close(grace));
         self.clock.wake_all();
     }
 
@@ -129,9 +118,17 @@ impl<H: Handler> ThreadListeners<H> {
         std::future::pending().await
     }
 
-    /// Waits until no listener accepts connections any more.
-    pub(super) async fn all_closed(&mut self) {
+    /// Has all listeners stop accepting connections in this way. One that has stopped already stays as it is.
+    pub(super) fn stop_accepting(&self, how: Accepting) {
+        for listener in self.open.values() {
+            listener.accepting.send_replace(how);
+        }
+    }
+
+    /// Waits until no listener accepts connections any more, and none is open.
+    pub(super) async fn all_closed(&mut self, connections: &ThreadConnections) {
         while self.accepting.join_next().await.is_some() {}
+        wait_until(|| connections.open.get() == 0).await;
     }
 
     /// Tells all clients to close their connections.

@@ -2,12 +2,11 @@
 //! Invariant: a worker thread shares with others only what it was given at its start.
 //! Must not know: signals; what the handler does with a request.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
-use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +16,8 @@ use tokio::task::JoinSet;
 
 use super::commands::Inbox;
 use super::conn_timeouts::ShutdownGrace;
+use super::listen::Accepting;
+use super::polling::wait_until;
 use super::socket_files::SocketFiles;
 use super::thread_listeners::ThreadListeners;
 use crate::clock;
@@ -26,6 +27,12 @@ use crate::net;
 /// The running worker threads.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
+    stop: StopHandle,
+}
+
+/// Tells the threads to end.
+#[derive(Debug, Clone)]
+pub struct StopHandle {
     stop: Arc<watch::Sender<StopCommand>>,
     files: SocketFiles,
 }
@@ -37,6 +44,8 @@ enum StopCommand {
     Run,
     /// Serve clients, and tell them to close their connections.
     Announce,
+    /// Accept no connection, since another process has the sockets, and end once those that are open have ended.
+    Leave,
     /// Let requests in flight end within this time, and accept no new connections.
     Drain(Duration),
     /// Close all connections now.
@@ -53,14 +62,13 @@ pub struct WorkerContext {
 
 impl Workers {
     /// Starts one thread for each inbox. `make` runs on each thread; it returns the thread's handler, and a future that
-    /// runs there for as long as the thread serves. A thread that ends before it is stopped calls `on_failure`. `files`
-    /// are removed when the threads begin to stop.
+    /// runs there for as long as the thread serves. A thread that ends before it is stopped calls `on_failure`.
     ///
     /// # Errors
     /// A thread or its event loop can't be created.
     pub fn start<H, F, B>(
         inboxes: Vec<Inbox<H::Listener>>,
-        files: SocketFiles,
+        stop: StopHandle,
         make: F,
         on_failure: impl Fn() + Send + Clone + 'static,
     ) -> io::Result<Workers>
@@ -69,14 +77,13 @@ impl Workers {
         B: Future<Output = ()> + 'static,
         F: Fn(WorkerContext) -> (Rc<H>, B) + Send + Clone + 'static,
     {
-        let stop = Arc::new(watch::Sender::new(StopCommand::Run));
-        let mut workers = Workers { threads: Vec::new(), stop, files };
+        let mut workers = Workers { threads: Vec::new(), stop };
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let runtime = move || {
                 let mut builder = Builder::new_current_thread();
                 builder.enable_all().on_thread_unpark(clock::start_iteration).build_local(LocalOptions::default())
             };
-            let (make, stop, on_failure) = (make.clone(), workers.stop.subscribe(), on_failure.clone());
+            let (make, stop, on_failure) = (make.clone(), workers.stop.stop.subscribe(), on_failure.clone());
             let (report_start, started) = mpsc::sync_channel(1);
             let run = move || {
                 let runtime = match runtime() {
@@ -103,23 +110,9 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Tells clients to close their connections: each response says so. Clients can still connect, and no connection is
-    /// closed for that.
-    pub fn announce_stop(&self) {
-        self.stop.send_replace(StopCommand::Announce);
-    }
-
-    /// Lets requests in flight end within `grace`. Clients that have begun to connect, or have sent a request, are
-    /// still served; after that, none can connect.
-    pub fn drain(&mut self, grace: Duration) {
-        // Removes the files of Unix sockets: clients no longer find them, and a successor may use their paths.
-        self.files.clear();
-        self.stop.send_replace(StopCommand::Drain(grace));
-    }
-
-    /// Closes all connections now.
-    pub fn stop(&self) {
-        self.stop.send_replace(StopCommand::Abort);
+    /// Returns what tells the threads to end.
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
     }
 
     /// Waits until all threads have ended. Blocks.
@@ -128,6 +121,40 @@ impl Workers {
             // The panic hook has reported a panic already.
             let _ = thread.join();
         }
+    }
+}
+
+impl StopHandle {
+    /// Makes the handle of threads that are to start. `files` are removed when they begin to stop.
+    pub fn new(files: SocketFiles) -> StopHandle {
+        StopHandle { stop: Arc::new(watch::Sender::new(StopCommand::Run)), files }
+    }
+
+    /// Tells clients to close their connections: each response says so. Clients can still connect, and no connection is
+    /// closed for that.
+    pub fn announce(&self) {
+        self.stop.send_replace(StopCommand::Announce);
+    }
+
+    /// Leaves the sockets to another process, which has them by now: accepts no more connections, and touches no accept
+    /// queue and no file of a Unix socket. The threads end with their last connection; each response asks its client to
+    /// connect again.
+    pub fn leave(&self) {
+        self.files.release();
+        self.stop.send_replace(StopCommand::Leave);
+    }
+
+    /// Lets requests in flight end within `grace`. Clients that have begun to connect, or have sent a request, are
+    /// still served; after that, none can connect.
+    pub fn drain(&self, grace: Duration) {
+        // Removes the files of Unix sockets: clients no longer find them, and a successor may use their paths.
+        self.files.clear();
+        self.stop.send_replace(StopCommand::Drain(grace));
+    }
+
+    /// Closes all connections now.
+    pub fn abort(&self) {
+        self.stop.send_replace(StopCommand::Abort);
     }
 }
 
@@ -161,9 +188,7 @@ where
     let Inbox { mut commands, connections, limits } = inbox;
     let mut listeners = ThreadListeners::new(index, handler, clock, limits, connections);
 
-    let stopping = stop.clone();
-    let stopping = || shutdown_grace(stopping.clone());
-    let command = loop {
+    let mut command = loop {
         tokio::select! {
             // An error means that the sender is dropped, and with it the owner of this thread.
             changed = stop.changed() => match changed.map_or(StopCommand::Abort, |()| *stop.borrow_and_update()) {
@@ -174,24 +199,33 @@ where
             // These never end by themselves.
             _ = essential.join_next() => return ThreadExit::Failed,
             () = listeners.failed() => return ThreadExit::Failed,
-            Some(next) = commands.recv() => listeners.carry_out(next.command, stopping),
+            Some(next) = commands.recv() => listeners.carry_out(next.command),
         }
     };
     // A reload that came first is carried out: what is in the queues of its listeners is served.
     while let Ok(next) = commands.try_recv() {
-        listeners.carry_out(next.command, stopping);
+        listeners.carry_out(next.command);
+    }
+    let open = listeners.connection_counter();
+    if command == StopCommand::Leave {
+        listeners.announce_stop();
+        listeners.stop_accepting(Accepting::Leave);
+        tokio::select! {
+            () = listeners.all_closed(&open) => return ThreadExit::Stopped,
+            () = drive(&mut essential) => return ThreadExit::Failed,
+            later = stop.wait_for(|stop| matches!(stop, StopCommand::Drain(_) | StopCommand::Abort)) => {
+                command = later.map_or(StopCommand::Abort, |stop| *stop);
+            }
+        }
     }
     let StopCommand::Drain(grace) = command else {
         listeners.abort();
         respond_to_abandoned(&listeners).await;
         return ThreadExit::Stopped;
     };
+    listeners.stop_accepting(Accepting::Close(ShutdownGrace::within(grace)));
     listeners.drain(ShutdownGrace::within(grace).idle);
-    let open = listeners.connection_counter();
-    let all_closed = async {
-        listeners.all_closed().await;
-        wait_until(|| open.open.get() == 0).await;
-    };
+    let all_closed = listeners.all_closed(&open);
     let aborted = async { drop(stop.wait_for(|stop| *stop == StopCommand::Abort).await) };
     tokio::select! {
         () = all_closed => {}
@@ -211,33 +245,16 @@ async fn respond_to_abandoned<H: Handler>(listeners: &ThreadListeners<H>) {
     let _ = tokio::time::timeout(TIME_TO_SEND, wait_until(|| listeners.connections() == 0)).await;
 }
 
-/// Waits for the command to stop, and returns how listeners end then. At `Abort`, `run_worker` drops them.
-async fn shutdown_grace(mut stop: watch::Receiver<StopCommand>) -> ShutdownGrace {
-    let ends = |stop: &StopCommand| matches!(stop, StopCommand::Drain(_) | StopCommand::Abort);
-    let grace = match stop.wait_for(ends).await.map(|stop| *stop) {
-        Ok(StopCommand::Drain(grace)) => grace,
-        _ => Duration::ZERO,
-    };
-    ShutdownGrace::within(grace)
-}
-
-/// Waits until `condition` holds. It polls every few milliseconds, since it runs only when a thread ends.
-async fn wait_until(condition: impl Fn() -> bool) {
-    let mut interval = tokio::time::interval(Duration::from_millis(5));
-    poll_fn(|cx| {
-        while !condition() {
-            std::task::ready!(interval.poll_tick(cx));
-        }
-        Poll::Ready(())
-    })
-    .await;
+/// Waits until one of the tasks ends that the thread needs to serve.
+async fn drive(essential: &mut JoinSet<()>) {
+    let _ = essential.join_next().await;
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
     use std::pin::Pin;
-    use std::task::Context;
+    use std::task::{Context, Poll};
 
     use bytes::Bytes;
     use http::{Request, Response};
@@ -319,11 +336,11 @@ mod tests {
         let (report, reports) = mpsc::channel();
         let on_failure = move || report.send(()).unwrap();
         let make = move |_| (Rc::new(Empty), housekeeping());
-        let workers = Workers::start(inboxes, listeners.files(), make, on_failure).unwrap();
+        let workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, on_failure).unwrap();
         let reports_its_failure = reports.recv_timeout(Duration::from_secs(2)).is_ok();
         // The kernel gives its clients to other threads: it assigns no connection to a closed socket.
         assert_eq!(std::net::TcpStream::connect(address).is_err(), reports_its_failure);
-        workers.stop();
+        workers.stop_handle().abort();
         workers.join();
         reports_its_failure
     }
@@ -344,7 +361,7 @@ mod tests {
             (Rc::new(Empty), std::future::pending::<()>())
         };
         let on_failure = move || report.send(()).unwrap();
-        let _workers = Workers::start(inboxes, listeners.files(), make, on_failure).unwrap();
+        let _workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, on_failure).unwrap();
         reports.recv_timeout(Duration::from_secs(20)).unwrap();
     }
 }

@@ -141,7 +141,7 @@ async fn threads_can_not_change_and_then_nothing_does() {
     let (line, text) = refused(&linchpin.reload(&next).await);
     assert_eq!(line, next.lines().position(|line| line == "threads = 2").map(|line| line + 1));
     assert!(text.starts_with("`threads` can't change from 1 to 2 while Linchpin runs: "), "{text}");
-    assert!(text.ends_with("; restart Linchpin, or write the former number"), "{text}");
+    assert!(text.ends_with("; start the new process with `linchpin run --upgrade`, which loses no connection, or write the former number"), "{text}");
     assert_eq!(linchpin.proxy.live("a").weight(), 1);
 }
 

@@ -27,7 +27,7 @@ async fn signals_that_do_nothing_are_logged_and_end_no_process() {
     for (signal, words) in [
         ("HUP", "reloaded: the configuration is unchanged by=\"SIGHUP\""),
         ("USR1", "SIGUSR1: no access log file"),
-        ("USR2", "SIGUSR2: this version can't replace its binary"),
+        ("USR2", "SIGUSR2: nothing has changed"),
         ("HUP", "SIGHUP"),
     ] {
         running.signal(signal).await;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::entries::{Entries, NIL, SessionEntry};
 use super::interned::Interned;
 use super::record::{BackendRef, Placement, SessionKey, SessionRecord};
+use crate::change_feed::ChangeFeed;
 
 /// A session's entry as numbers. Only the table that returned it can resolve it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct SessionTable {
     length: AtomicUsize,
     evicted: AtomicU64,
     stamp: AtomicU64,
+    /// For another process that serves the same clients.
+    changes: ChangeFeed<SessionKey>,
 }
 
 /// Aligned so that two shards share no cache line.
@@ -71,7 +74,13 @@ impl SessionTable {
             length: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
+            changes: ChangeFeed::default(),
         }
+    }
+
+    /// Returns what follows the sessions that are learned, moved or removed.
+    pub fn changes(&self) -> &ChangeFeed<SessionKey> {
+        &self.changes
     }
 
     /// Changes the capacity. Excess sessions are evicted as new ones arrive.
@@ -165,6 +174,15 @@ impl SessionTable {
         drop(entries);
         self.evict_excess();
         self.resolve(&RawEntry::of(&changed?))
+    }
+
+    /// Adopts the record of a session from another process that serves the same clients, if it has a higher version.
+    pub fn adopt_newer(&self, key: SessionKey, record: &SessionRecord) {
+        let known = self.get(key).map_or(0, |known| known.version);
+        if known < record.version {
+            self.adopt(key, record);
+            self.changes.announce(key);
+        }
     }
 
     /// Adopts the store's record of a session, unless the table has a higher version. A term never falls. Of two Linchpins that moved a

@@ -8,6 +8,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("server.threads", "nbthread nbproc workerprocesses workers concurrency workerthreads"),
     ("server.shutdown_delay", "shutdowndelay requestacceptgracetimeout graceperiodbeforedrain drainwait predrain"),
     ("server.shutdown_grace", "graceperiod hardstopafter workershutdowntimeout gracetimeout draintime draintimes"),
+    ("server.handover", "handoversocket upgradesock upgradesocket"),
     ("server.max_connections", "maxconn maxconns workerconnections maxdownstreamconnections connectionlimit"),
     ("server.replay_memory", ""),
     ("server.via", "viaheader"),

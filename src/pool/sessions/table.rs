@@ -92,6 +92,19 @@ impl ThreadTable {
         });
     }
 
+    /// Begins with these sessions, of which none has a request in flight; they are a sample of this level (see [`level`]).
+    pub(super) fn begin_with(&self, level: u32, entries: &[Entry]) {
+        let sample = Sample { level, keeps: level, since: 0 };
+        let table = Table::new((2 * entries.len()).next_power_of_two().max(MIN_SLOTS), sample);
+        for entry in entries {
+            let key = key(entry.session);
+            if let Some(slot) = table.find(key).is_none().then(|| table.add(key, entry.issued.into())).flatten() {
+                slot.seen.store(entry.seen, Ordering::Relaxed);
+            }
+        }
+        self.0.store(Some(Arc::new(table)));
+    }
+
     /// Returns what is known of a session.
     pub(super) fn entry(&self, session: u64) -> Option<Entry> {
         self.0.load().as_ref()?.find(session).map(Slot::entry)

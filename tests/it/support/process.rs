@@ -132,6 +132,16 @@ impl Running {
         running
     }
 
+    /// Starts one with this configuration, which it writes to the file at `path`, that takes over from another one.
+    pub fn upgrade(path: &str, configuration: &str) -> Running {
+        std::fs::write(path, configuration).unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--upgrade", "-c", path]).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        Running { process, lines, address: String::new(), _folder: Folder::new() }
+    }
+
     /// Starts one by way of these words before its own (`prlimit --nofile=80`), and waits for nothing.
     pub fn begin(configuration: &str, stdout: Stdio, by: &[&str]) -> Running {
         let folder = Folder::new();

@@ -1,0 +1,205 @@
+//! Owns: what a process hands over of its backends, and how the next process begins with it.
+//! Invariant: what the operator has set is merged with the new file as at a reload; health holds for the same address.
+//! Must not know: how it travels; what the new process does with its backends.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::admission::AdminState;
+use super::backend::{self, Backend};
+use super::backend_set::Pool;
+use super::health_state::{HealthState, InheritedHealth};
+use super::merge::{KeyValues, merge};
+
+/// The state of one pool.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolState {
+    /// Its name.
+    pub name: String,
+    /// Its backends.
+    pub backends: Vec<BackendState>,
+}
+
+/// The state of one backend.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendState {
+    /// Its name.
+    pub name: String,
+    /// Its address as the configuration writes it.
+    pub address: String,
+    /// Its weight in the file, and in use.
+    pub weight: Option<(u32, u32)>,
+    /// Its admin state in the file, and in use.
+    pub state: Option<(String, String)>,
+    /// Since when the name means this server, in seconds since the Unix epoch.
+    pub since: u64,
+    /// Its probes fail.
+    pub is_down: bool,
+    /// How long it is still ejected, in milliseconds.
+    pub ejected_for: Option<u64>,
+    /// It is ejected since no connection could be used.
+    pub is_unreachable: bool,
+    /// How often it was ejected without having succeeded since.
+    pub ejections: u32,
+}
+
+/// What was handed over and no backend has taken yet.
+#[derive(Debug, Default)]
+pub struct InheritedBackends(HashMap<(String, String), BackendState>);
+
+impl InheritedBackends {
+    /// Takes what another process has handed over.
+    pub fn new(pools: Vec<PoolState>) -> InheritedBackends {
+        let of_pool = |pool: PoolState| {
+            pool.backends.into_iter().map(move |backend| ((pool.name.clone(), backend.name.clone()), backend))
+        };
+        InheritedBackends(pools.into_iter().flat_map(of_pool).collect())
+    }
+
+    /// Takes what is known of a backend.
+    pub(super) fn take(&mut self, pool: &str, backend: &str) -> Option<BackendState> {
+        self.0.remove(&(pool.into(), backend.into()))
+    }
+}
+
+impl BackendState {
+    /// Returns the weight that holds if the new file says this.
+    pub(super) fn merged_weight(&self, file: u32) -> u32 {
+        self.weight.map_or(file, |(was, runtime)| merge(KeyValues { was, runtime, file }).value())
+    }
+
+    /// Returns the admin state that holds if the new file says this.
+    pub(super) fn merged_state(&self, file: AdminState) -> AdminState {
+        let state = |name: &str| AdminState::ALL.into_iter().find(|state| state.as_str() == name);
+        let known = self.state.as_ref().and_then(|(was, runtime)| Some((state(was)?, state(runtime)?)));
+        known.map_or(file, |(was, runtime)| merge(KeyValues { was, runtime, file }).value())
+    }
+
+    /// Returns whether the state is that of the server which these settings mean.
+    pub(super) fn is_of(&self, settings: &backend::Settings) -> bool {
+        self.address == settings.address.to_string()
+    }
+
+    fn health(&self) -> InheritedHealth {
+        InheritedHealth {
+            is_down: self.is_down,
+            ejected_for: self.ejected_for.map(Duration::from_millis),
+            is_unreachable: self.is_unreachable,
+            ejections: self.ejections,
+        }
+    }
+}
+
+impl Pool {
+    /// Returns the state of its backends at `now`, for the next process.
+    pub fn state(&self, now: Instant) -> PoolState {
+        let members = self.health_tracker().lock();
+        let of = |backend: &Backend| {
+            let live = backend.live();
+            let health = members.get(&live.id()).map(|health| health.inherited(now)).unwrap_or_default();
+            BackendState {
+                name: backend.name().to_string(),
+                address: backend.address().to_string(),
+                weight: Some((backend.configured_weight(), live.weight())),
+                state: Some((backend.configured_state().as_str().into(), live.wanted().as_str().into())),
+                since: backend.since,
+                is_down: health.is_down,
+                ejected_for: health.ejected_for.and_then(|left| u64::try_from(left.as_millis()).ok()),
+                is_unreachable: health.is_unreachable,
+                ejections: health.ejections,
+            }
+        };
+        PoolState { name: self.name().to_string(), backends: self.backends().iter().map(of).collect() }
+    }
+
+    /// Has the backend at `index` begin with this health. Nobody uses the pool yet.
+    pub(super) fn begin_with(&self, index: usize, state: &BackendState, now: Instant) {
+        let live = self.backend(index).live();
+        let health = HealthState::begin(&state.health(), now);
+        live.set_unreachable(health.is_unreachable(now));
+        live.set_awaits_success(health.awaits_success());
+        live.set_health(health.health(now), now);
+        self.health_tracker().lock().insert(live.id(), health);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::health_state::{self, Health};
+    use crate::pool::observe::Observation;
+    use crate::pool::reconcile::Reconciler;
+    use crate::pool::{Closed, Settings};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn backend(name: &str, port: u16) -> backend::Settings {
+        backend::Settings::new(name, ([127, 0, 0, 1], port).into())
+    }
+
+    fn settings(backends: Vec<backend::Settings>) -> Settings {
+        let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
+        Settings { name: "app".into(), backends, health_state, slow_start: Duration::ZERO, queue: None }
+    }
+
+    fn next(states: PoolState, settings: Settings) -> Arc<Pool> {
+        let mut reconciler = Reconciler::new(1);
+        reconciler.inherit(InheritedBackends::new(vec![states]));
+        reconciler.pools(&[settings]).remove(0)
+    }
+
+    #[test]
+    fn the_next_process_begins_with_what_was_set_and_observed() {
+        let now = crate::clock::now();
+        let file = || settings(vec![backend("a", 1), backend("b", 2), backend("c", 3), backend("d", 4)]);
+        let pool = Reconciler::new(1).pools(&[file()]).remove(0);
+        let live = |index: usize| pool.backend(index).live();
+        live(0).set_weight(7);
+        live(0).set_state(AdminState::Drain);
+        pool.observe(1, Observation::probe(false), now);
+        pool.observe(2, Observation::failure(health_state::FailedRequest::Connect), now);
+        let states = pool.state(now);
+        let after = next(states.clone(), file());
+        let live = |index: usize| after.backend(index).live();
+        assert_eq!((live(0).weight(), live(0).state()), (7, AdminState::Drain));
+        assert_eq!((live(1).health(), live(2).health(), live(3).health()), (Health::Down, Health::Ejected, Health::Up));
+        assert_eq!(live(1).accepts_existing(), Err(Closed::Down));
+        assert!(after.health_tracker().changes_at(live(2), now).is_some(), "the ejection ends");
+        assert_eq!(after.state(now).backends, states.backends, "and so on");
+        // The new file counts where it has changed, and another server has another health.
+        let changed = backend::Settings { weight: 3, ..backend("a", 1) };
+        let after = next(states, settings(vec![changed, backend("b", 9)]));
+        assert_eq!((after.backend(0).live().weight(), after.backend(0).live().wanted()), (3, AdminState::Drain));
+        assert_eq!(after.backend(1).live().health(), Health::Up);
+    }
+
+    #[test]
+    fn the_state_of_another_version_has_defaults_where_it_says_nothing() {
+        let states: PoolState = serde_json::from_str(
+            r#"{"name":"app","later":1,"backends":[{"name":"a","address":"127.0.0.1:1","x":{}}]}"#,
+        )
+        .unwrap();
+        let after = next(states, settings(vec![backend("a", 1)]));
+        assert_eq!((after.backend(0).live().weight(), after.backend(0).live().health()), (1, Health::Up));
+    }
+
+    proptest! {
+        #[test]
+        fn a_state_is_read_as_it_was_written(
+            names in proptest::collection::vec("[a-z.-]{1,10}", 0..5), weight in any::<(u32, u32)>(), since: u64,
+            is_down: bool, ejected_for in proptest::option::of(any::<u64>()), ejections: u32,
+        ) {
+            let backend = |name: &String| BackendState {
+                name: name.clone(), address: "unix:/a".into(), weight: Some(weight), since, is_down, ejected_for, ejections,
+                state: Some(("ready".into(), "drain".into())), is_unreachable: !is_down,
+            };
+            let state = PoolState { name: "app".into(), backends: names.iter().map(backend).collect() };
+            let text = serde_json::to_string(&state).unwrap();
+            prop_assert_eq!(serde_json::from_str::<PoolState>(&text).unwrap(), state);
+        }
+    }
+}

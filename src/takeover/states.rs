@@ -1,0 +1,277 @@
+//! Owns: how far a takeover has come on each side, and what a side does at each event.
+//! Invariant: pure; from the first message to the last, at least one of two living processes accepts connections.
+//! Must not know: sockets, messages' contents, time.
+
+/// How far the old process has come with one successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldState {
+    /// It sends its sockets and its state, and goes on as ever.
+    Offering,
+    /// The new process may accept connections. Both may do so from now on.
+    Committed,
+    /// It accepts no more connections, and ends once those that it has end.
+    Leaving,
+    /// The successor is gone, or was refused: nothing has changed.
+    Alone,
+}
+
+/// What happens to the old process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldEvent {
+    /// The new process has built everything.
+    Prepared,
+    /// It accepts connections.
+    Accepting,
+    /// The connection to it has ended, or it gave up.
+    Lost,
+    /// This process was asked to stop.
+    Stopping,
+}
+
+/// What the old process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldAction {
+    /// Nothing.
+    Nothing,
+    /// Allow the new process to accept connections.
+    Commit,
+    /// Stop accepting connections, and leave the sockets to the new process as they are.
+    Leave,
+    /// Tell the new process that it gets nothing.
+    Refuse,
+    /// Forget the new process.
+    Forget,
+}
+
+impl OldState {
+    /// Takes in an event; returns what to do.
+    pub fn next(&mut self, event: OldEvent) -> OldAction {
+        let (state, action) = match (*self, event) {
+            (OldState::Offering, OldEvent::Prepared) => (OldState::Committed, OldAction::Commit),
+            (OldState::Committed, OldEvent::Accepting) => (OldState::Leaving, OldAction::Leave),
+            // Until the new process is there, its end changes nothing.
+            (OldState::Offering | OldState::Committed, OldEvent::Lost) => (OldState::Alone, OldAction::Forget),
+            (OldState::Offering, OldEvent::Stopping) => (OldState::Alone, OldAction::Refuse),
+            // Once it was allowed to accept connections, this process waits for it or for its end.
+            (state @ OldState::Committed, OldEvent::Stopping) => (state, OldAction::Nothing),
+            (state @ (OldState::Leaving | OldState::Alone), _) => (state, OldAction::Nothing),
+            // A message that does not fit: this process no longer understands the other one.
+            (OldState::Offering, OldEvent::Accepting) | (OldState::Committed, OldEvent::Prepared) => {
+                (OldState::Alone, OldAction::Forget)
+            }
+        };
+        *self = state;
+        action
+    }
+
+    /// Returns whether the old process accepts connections.
+    pub fn accepts(self) -> bool {
+        self != OldState::Leaving
+    }
+}
+
+/// How far the new process has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewState {
+    /// It receives sockets and state, and builds its parts.
+    Receiving,
+    /// It has told the old process that it is prepared.
+    Prepared,
+    /// It accepts connections.
+    Accepting,
+    /// It ends, and leaves everything to the old process.
+    GivenUp,
+}
+
+/// What happens to the new process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewEvent {
+    /// It has built everything, and has all that was sent.
+    Built,
+    /// The old process allows it to accept connections.
+    Committed,
+    /// The old process refuses.
+    Refused,
+    /// The connection to the old process has ended.
+    Lost,
+}
+
+/// What the new process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewAction {
+    /// Nothing.
+    Nothing,
+    /// Say that it is prepared.
+    Prepare,
+    /// Accept connections, and say so.
+    Accept,
+    /// Accept connections: nobody else does.
+    AcceptAlone,
+    /// End.
+    GiveUp,
+}
+
+impl NewState {
+    /// Takes in an event; returns what to do.
+    pub fn next(&mut self, event: NewEvent) -> NewAction {
+        let (state, action) = match (*self, event) {
+            (NewState::Receiving, NewEvent::Built) => (NewState::Prepared, NewAction::Prepare),
+            (NewState::Prepared, NewEvent::Committed) => (NewState::Accepting, NewAction::Accept),
+            // The old process has died: its sockets live on here, and with them the clients in their queues.
+            (NewState::Prepared, NewEvent::Lost) => (NewState::Accepting, NewAction::AcceptAlone),
+            // Part of the state is missing: a process that starts afresh knows that it has none.
+            (NewState::Receiving, NewEvent::Lost) => (NewState::GivenUp, NewAction::GiveUp),
+            (NewState::Receiving | NewState::Prepared, NewEvent::Refused) => (NewState::GivenUp, NewAction::GiveUp),
+            (NewState::Receiving, NewEvent::Committed) => (NewState::GivenUp, NewAction::GiveUp),
+            (state @ NewState::Prepared, NewEvent::Built) => (state, NewAction::Nothing),
+            (state @ (NewState::Accepting | NewState::GivenUp), _) => (state, NewAction::Nothing),
+        };
+        *self = state;
+        action
+    }
+
+    /// Returns whether the new process accepts connections.
+    pub fn accepts(self) -> bool {
+        self == NewState::Accepting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    /// Two processes and the messages on their way.
+    struct Pair {
+        old: OldState,
+        new: NewState,
+        to_old: VecDeque<OldEvent>,
+        to_new: VecDeque<NewEvent>,
+        is_old_alive: bool,
+        is_new_alive: bool,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Built,
+        DeliverToOld,
+        DeliverToNew,
+        StopOld,
+        KillNew,
+        KillOld,
+    }
+
+    impl Pair {
+        fn new() -> Pair {
+            let (to_old, to_new) = (VecDeque::new(), VecDeque::new());
+            Pair {
+                old: OldState::Offering,
+                new: NewState::Receiving,
+                to_old,
+                to_new,
+                is_old_alive: true,
+                is_new_alive: true,
+            }
+        }
+
+        fn old_event(&mut self, event: OldEvent) {
+            match self.old.next(event) {
+                OldAction::Commit => self.to_new.push_back(NewEvent::Committed),
+                OldAction::Refuse => self.to_new.push_back(NewEvent::Refused),
+                OldAction::Nothing | OldAction::Leave | OldAction::Forget => {}
+            }
+        }
+
+        fn new_event(&mut self, event: NewEvent) {
+            match self.new.next(event) {
+                NewAction::Prepare => self.to_old.push_back(OldEvent::Prepared),
+                NewAction::Accept => self.to_old.push_back(OldEvent::Accepting),
+                NewAction::GiveUp => self.to_old.push_back(OldEvent::Lost),
+                NewAction::Nothing | NewAction::AcceptAlone => {}
+            }
+        }
+
+        fn step(&mut self, step: Step) {
+            match step {
+                Step::Built if self.is_new_alive => self.new_event(NewEvent::Built),
+                Step::StopOld if self.is_old_alive => self.old_event(OldEvent::Stopping),
+                Step::DeliverToOld if self.is_old_alive => {
+                    if let Some(event) = self.to_old.pop_front() {
+                        self.old_event(event);
+                    }
+                }
+                Step::DeliverToNew if self.is_new_alive => {
+                    if let Some(event) = self.to_new.pop_front() {
+                        self.new_event(event);
+                    }
+                }
+                // Bytes that were sent before a death still arrive, and then the end.
+                Step::KillNew if self.is_new_alive => {
+                    self.is_new_alive = false;
+                    self.to_old.push_back(OldEvent::Lost);
+                }
+                Step::KillOld if self.is_old_alive => {
+                    self.is_old_alive = false;
+                    self.to_new.push_back(NewEvent::Lost);
+                }
+                _ => {}
+            }
+        }
+
+        fn deliver_all(&mut self) {
+            for _ in 0..20 {
+                self.step(Step::DeliverToOld);
+                self.step(Step::DeliverToNew);
+            }
+        }
+    }
+
+    fn step(kills_old: bool) -> impl Strategy<Value = Step> {
+        let steps = vec![Step::Built, Step::DeliverToOld, Step::DeliverToNew, Step::StopOld, Step::KillNew];
+        let steps = if kills_old { [steps, vec![Step::KillOld]].concat() } else { steps };
+        proptest::sample::select(steps)
+    }
+
+    proptest! {
+        #[test]
+        fn a_living_process_always_accepts_connections(steps in proptest::collection::vec(step(false), 0..30)) {
+            let mut pair = Pair::new();
+            for step in steps {
+                pair.step(step);
+                let new_serves = pair.new.accepts() && pair.is_new_alive;
+                // A new process that dies after it accepted connections takes them along, as any process would.
+                let died_serving = pair.new.accepts() && !pair.is_new_alive;
+                prop_assert!(pair.old.accepts() || new_serves || died_serving, "{:?} {:?}", pair.old, pair.new);
+            }
+        }
+
+        #[test]
+        fn a_new_process_that_dies_before_it_accepts_leaves_the_old_one_as_it_was(steps in proptest::collection::vec(step(false), 0..30)) {
+            let mut pair = Pair::new();
+            for step in steps {
+                pair.step(step);
+                if !pair.is_new_alive && !pair.new.accepts() {
+                    pair.deliver_all();
+                    prop_assert_eq!(pair.old, OldState::Alone);
+                    prop_assert!(pair.old.accepts());
+                }
+            }
+        }
+
+        #[test]
+        fn in_the_end_one_of_them_accepts_and_the_other_does_not(steps in proptest::collection::vec(step(true), 0..30)) {
+            let mut pair = Pair::new();
+            steps.into_iter().for_each(|step| pair.step(step));
+            pair.step(Step::Built);
+            pair.deliver_all();
+            if pair.is_new_alive && pair.is_old_alive {
+                prop_assert!(pair.old.accepts() != pair.new.accepts(), "{:?} {:?}", pair.old, pair.new);
+            }
+            // A process that outlives the other one with all of the state serves.
+            if pair.is_new_alive && !pair.is_old_alive {
+                prop_assert!(matches!(pair.new, NewState::Accepting | NewState::GivenUp));
+            }
+        }
+    }
+}
