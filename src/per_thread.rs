@@ -2,6 +2,7 @@
 //! Invariant: only its thread writes a value, and no other thread's value shares its cache lines.
 //! Must not know: what the values mean.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One value for each data-path thread. Other threads may read them, and see values that can be slightly out of date.
@@ -32,6 +33,28 @@ impl<T> PerThread<T> {
     }
 }
 
+/// The same, for values that most threads never need: one takes memory once its thread uses it.
+#[derive(Debug)]
+pub struct LazyPerThread<T>(Box<[OnceLock<Box<Aligned<T>>>]>);
+
+impl<T: Default> LazyPerThread<T> {
+    /// Makes room for the values of `threads` threads.
+    pub fn new(threads: usize) -> LazyPerThread<T> {
+        LazyPerThread((0..threads).map(|_| OnceLock::new()).collect())
+    }
+
+    /// Returns the value of the thread with this number, made now if this is its first use. Only that thread may call
+    /// this.
+    pub fn get(&self, thread: usize) -> Option<&T> {
+        self.0.get(thread).map(|value| &value.get_or_init(Box::default).0)
+    }
+
+    /// Returns the values that threads have used.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().filter_map(|value| value.get().map(|aligned| &aligned.0))
+    }
+}
+
 /// A counter that one thread writes.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -59,6 +82,12 @@ mod tests {
             counters.get(thread).into_iter().for_each(|counter| counter.add(n));
         }
         assert_eq!(counters.iter().map(Counter::get).collect::<Vec<_>>(), [1, 5, 0]);
+        let lazy: LazyPerThread<Counter> = LazyPerThread::new(3);
+        assert_eq!(lazy.iter().count(), 0);
+        for (thread, n) in [(2, 1), (0, 2), (2, 3), (7, 9)] {
+            lazy.get(thread).into_iter().for_each(|counter| counter.add(n));
+        }
+        assert_eq!(lazy.iter().map(Counter::get).collect::<Vec<_>>(), [2, 4]);
         let addresses: Vec<_> = counters.iter().map(|counter| std::ptr::from_ref(counter) as usize).collect();
         assert!(addresses.windows(2).all(|pair| pair[1] - pair[0] >= 128 && pair[0].is_multiple_of(128)));
     }

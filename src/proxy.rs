@@ -245,7 +245,7 @@ async fn serve(
     let mut decision = decide(thread, exchange, service, effect, extracted, now.as_secs());
     exchange.begin_for(service, decision.issued_session());
     if !request.is_sessionless() {
-        exchange.begin_session(service, &mut decision);
+        exchange.session.begin(service, &mut decision, thread.index);
     }
     let (balancer, budget) = (view.balancer(exchange.pool()), view.budget(exchange.pool()));
     budget.deposit();
@@ -289,7 +289,7 @@ async fn serve(
         edits.response.apply(response.headers_mut());
     }
     let effect = bind::bind(service, &request, order.decision(), index, response.status(), response.headers_mut());
-    exchange.session_served(service, order.decision(), effect, index);
+    exchange.session.served(service, order.decision(), effect, index, thread.index);
     exchange.session_known();
     let (response, next_protocol) = upstream_request.confirm(response, protocol);
     Ok(PipelineOutcome::UpstreamResponse(response, next_protocol))

@@ -35,8 +35,9 @@ pub(super) async fn run(entries: Arc<ArcSwap<Vec<PoolEntry>>>) {
 /// Ends the drain of a backend, if it is time to.
 fn look(entry: &PoolEntry, index: usize, now: u64) {
     let live = entry.pool.backend(index).live();
-    let Some(drain) = live.draining().current() else { return };
     let sessions = live.sessions().count(now, entry.affinity.session_lifetime()).sessions;
+    live.draining().note_sessions(sessions);
+    let Some(drain) = live.draining().current() else { return };
     let left = Remaining { sessions, requests: live.active() };
     let Some(end) = drain.ends(left, now) else { return };
     if end == DrainEnd::Deadline {

@@ -77,7 +77,7 @@ pub struct Drain {
     pub begun: u64,
     /// The admin state before.
     pub before: AdminState,
-    /// The sessions that there were.
+    /// The sessions that there were: the most that were counted.
     pub sessions: u64,
     /// How it ended, when, and with how many sessions left.
     pub end: Option<(DrainEnd, u64, u64)>,

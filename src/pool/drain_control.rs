@@ -52,8 +52,8 @@ impl Live {
             Some(leaves) if !was_leaving && !self.draining().is_running() => {
                 let order =
                     DrainOrder { deadline: Some(leaves.saturating_sub(now)), idle: DrainOrder::IDLE, then: None };
-                let sessions = self.sessions().estimate();
-                self.draining().begin(Drain::begin(order, DrainCause::Leaving, self.wanted(), sessions, now));
+                // They are counted at once.
+                self.draining().begin(Drain::begin(order, DrainCause::Leaving, self.wanted(), 0, now));
             }
             Some(_) => {}
             None => drop(self.draining().cancel(DrainCause::Leaving, now)),

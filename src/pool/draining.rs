@@ -40,6 +40,13 @@ impl Draining {
         self.publish(drain.rule());
     }
 
+    /// Notes how many sessions there are: no more than that have been there since it began.
+    pub fn note_sessions(&self, sessions: u64) {
+        if let Some(drain) = self.drain().as_mut().filter(|drain| drain.is_running()) {
+            drain.sessions = drain.sessions.max(sessions);
+        }
+    }
+
     /// Records how the running drain has ended, with so many sessions left. Returns it; `None` if none runs. The rule
     /// stays: sessions that return later leave.
     pub(super) fn end(&self, end: DrainEnd, now: u64, sessions: u64) -> Option<Drain> {

@@ -18,7 +18,7 @@ use super::sessions::Sessions;
 use super::slow_start::{self, SlowStart};
 use super::waiting::{PoolWaiterNotifier, WaiterNotifier};
 use crate::clock;
-use crate::per_thread::PerThread;
+use crate::per_thread::LazyPerThread;
 
 /// A flag in [`Live::state`], beside the admin state: no source lists the backend any more.
 const LEAVING: u8 = 0x80;
@@ -60,7 +60,7 @@ pub struct Live {
     pub(super) reserved_sessions: AtomicU32,
     /// Notified when a request begins to wait while probes fail.
     pub(super) probe_wanted: Notify,
-    shards: PerThread<Shard>,
+    shards: LazyPerThread<Shard>,
     sessions: Sessions,
     draining: Draining,
 }
@@ -101,7 +101,7 @@ impl Live {
             own_claims: AtomicU32::new(0),
             reserved_sessions: AtomicU32::new(0),
             probe_wanted: Notify::new(),
-            shards: PerThread::new(threads.max(1)),
+            shards: LazyPerThread::new(threads.max(1)),
             sessions: Sessions::new(threads),
             draining: Draining::default(),
         }

@@ -16,7 +16,7 @@ pub use inherited::SessionsState;
 use table::ThreadTable;
 
 use super::release::SessionActivity;
-use crate::per_thread::PerThread;
+use crate::per_thread::LazyPerThread;
 
 /// A count that reads more entries than this is used for a second per as many entries: with a million sessions,
 /// counting takes a few percent of one core, however often it is asked for.
@@ -36,7 +36,7 @@ pub struct SessionOfPin {
 /// The sessions of a backend.
 #[derive(Debug)]
 pub struct Sessions {
-    threads: PerThread<Shard>,
+    threads: LazyPerThread<Shard>,
     /// Sessions that were last seen then or before, in milliseconds since the Unix epoch, have left.
     forgotten: AtomicU64,
     last_count: Mutex<Option<LastCount>>,
@@ -67,7 +67,7 @@ impl Sessions {
     /// Makes the sessions of a new backend, for `threads` data-path threads.
     pub(super) fn new(threads: usize) -> Sessions {
         Sessions {
-            threads: PerThread::new(threads.max(1)),
+            threads: LazyPerThread::new(threads.max(1)),
             forgotten: AtomicU64::new(0),
             last_count: Mutex::default(),
             release: Mutex::default(),

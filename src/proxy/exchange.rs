@@ -23,7 +23,7 @@ use super::timeouts::Timeouts;
 use super::wait::QueuePosition;
 use super::{host, respond, streams};
 use crate::affinity::rules::RuleEffect;
-use crate::affinity::{Decision, SessionEffect, Verdict};
+use crate::affinity::{Decision, Verdict};
 use crate::clock::{self, Deadline};
 use crate::copies::CopyOutcome;
 use crate::health::passive;
@@ -50,7 +50,8 @@ pub struct Exchange {
     route: Option<usize>,
     backend: Option<usize>,
     in_flight: Option<InFlight>,
-    session: SessionUse,
+    /// The session that it counts for.
+    pub(super) session: SessionUse,
     queue_position: QueuePosition,
     /// The client, for evidence of failures.
     client_key: failure_evidence::ClientKey,
@@ -292,22 +293,6 @@ impl Exchange {
         service.pool.health_tracker().clients().note(self.thread.index, self.client_key, self.record.time.as_secs());
     }
 
-    /// Counts the request as one of the session whose pin it follows, unless the session leaves its backend now.
-    pub(super) fn begin_session(&mut self, service: &Service, decision: &mut Decision) {
-        self.session.begin(service, decision, self.thread.index);
-    }
-
-    /// Notes what the response of the backend at `index` means for the session.
-    pub(super) fn session_served(
-        &mut self,
-        service: &Service,
-        decision: &Decision,
-        effect: SessionEffect,
-        index: usize,
-    ) {
-        self.session.served(service, decision, effect, index, self.thread.index);
-    }
-
     /// Notes what became of the session's copy.
     pub(super) fn copied(&mut self, outcome: CopyOutcome) {
         self.record.copy = Some(outcome);
@@ -396,12 +381,9 @@ impl Exchange {
 
     /// Returns whether this is a stream or tunnel that ends now, since its backend has been drained.
     pub(super) fn ends_stream(&self) -> bool {
-        if !self.is_stream && !self.record.is_tunnel {
-            return false;
-        }
-        let live = self.service().zip(self.backend).map(|(service, index)| service.pool.backend(index).live());
-        let begun = u64::try_from(self.record.time.as_millis()).unwrap_or(u64::MAX);
-        live.is_some_and(|live| live.draining().ends_stream(begun))
+        let live = || Some(self.service()?.pool.backend(self.backend?).live());
+        let begun = || u64::try_from(self.record.time.as_millis()).unwrap_or(u64::MAX);
+        (self.is_stream || self.record.is_tunnel) && live().is_some_and(|live| live.draining().ends_stream(begun()))
     }
 
     /// Notes that the response or tunnel has ended since its backend has been drained. Returns whether the response is

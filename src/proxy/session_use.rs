@@ -60,6 +60,7 @@ impl SessionUse {
         // It may be in flight there on other connections.
         if let (Verdict::Moved, Some(former)) = (decision.verdict, decision.pinned)
             && former != index
+            && effect.held.is_some()
         {
             leave(former, decision.session);
         }

@@ -79,9 +79,9 @@ async fn a_group_is_drained_by_one_command_and_the_drain_is_cancelled_by_another
     }
     operated.proxy.get(None).await;
     let (code, out, _) = operated.run(&["drain", "app/b", "--deadline", "1h"]).await;
-    assert_eq!((code, out.as_str()), (Some(0), "app/b: drain, 1 sessions\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "app/b: drain, 5 sessions\n"));
     let (code, out, _) = operated.run(&["drain", "app/b", "--cancel"]).await;
-    assert_eq!((code, out.as_str()), (Some(0), "app/b: ready, 1 sessions\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "app/b: ready, 5 sessions\n"));
 }
 
 #[tokio::test]

@@ -278,6 +278,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("pools.backends.route", "cookie jvmroute"),
     ("pools.backends.max_requests", "maxconn maxconns maxconnections limitconn unhealthyrequestcount"),
     ("pools.backends.max_sessions", ""),
+    ("pools.backends.group", "label labels subset"),
     (
         "[[pools.discover]]",
         "dns resolver resolvers servertemplate dynamic dynamicupstreams servicediscovery strictdns providers srv",
@@ -293,14 +294,14 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("pools.discover.weight", "loadbalancingweight"),
     ("pools.discover.max_requests", "maxconn maxconns maxconnections"),
     ("pools.discover.max_sessions", ""),
+    ("pools.discover.group", "label labels subset"),
     ("pools.discover.max_backends", "slots numservers"),
     ("pools.discover.drain", "draintime draining"),
 ];
 
 const CONNECT: &str = "timeoutconnect connecttimeout proxyconnecttimeout grpcconnecttimeout dialtimeout dial";
 const RESPONSE: &str = "proxyreadtimeout grpcreadtimeout timeoutserver servertimeout responseheadertimeout \
-                        responsetimeout \
-     readtimeout read server";
+                        responsetimeout readtimeout read server";
 const IDLE: &str = "proxysendtimeout sendtimeout writetimeout write";
 const TOTAL: &str =
     "requesttimeout routetimeout timeout lbtryduration proxynextupstreamtimeout deadline request backendrequest";
