@@ -297,7 +297,7 @@ impl App {
     /// process stops, requests in flight have the grace period to end. If the future is dropped before that, everything
     /// ends at once.
     pub async fn left(self, stop: impl Future<Output = ()>) {
-        let App { workers, control, overview, mut life, .. } = self;
+        let App { workers, control, overview, phase, mut life, .. } = self;
         let (handle, grace) = (workers.stop_handle(), overview.load().shutdown_grace);
         let mut ended = std::pin::pin!(joined(workers, control));
         let successor_stops = async {
@@ -313,6 +313,8 @@ impl App {
             () = stop => {}
             () = successor_stops => tracing::info!("the process that has taken over stops, and so does this one"),
         }
+        // The processes before this one learn of it.
+        phase.send_replace(Phase::Stopping);
         handle.drain(grace);
         ended.await;
     }

@@ -93,7 +93,7 @@ async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
     match *api.facts.phase.borrow() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
         Phase::Ready => (StatusCode::OK, "ready"),
-        Phase::Stopping | Phase::Closing => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        Phase::Stopping | Phase::Closing | Phase::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         Phase::Broken => (StatusCode::SERVICE_UNAVAILABLE, "broken: a worker thread has ended"),
     }
 }

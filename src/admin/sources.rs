@@ -56,6 +56,8 @@ pub enum Phase {
     Stopping,
     /// It closes its listeners.
     Closing,
+    /// Another process has taken over its listeners, and it ends with its last connection.
+    Leaving,
     /// A data-path thread has ended: the process loses the connections that the kernel gives to it.
     Broken,
 }

@@ -94,7 +94,8 @@ impl Running {
         let taken = prepared.listeners.iter().filter_map(|address| address.parse().ok()).collect();
         self.listeners.close_others(taken, self.composer.plan().server.shutdown_grace);
         self.life.stop.leave();
-        self.life.phase.send_replace(Phase::Stopping);
+        // Not as when it stops: the processes before this one live on, too.
+        self.life.phase.send_replace(Phase::Leaving);
         match self.admin.take() {
             Some(admin) if prepared.has_admin => admin.leave(),
             Some(admin) => admin.replace(),

@@ -256,6 +256,14 @@ async fn tunnels_outlive_several_upgrades_and_each_old_process_ends_with_its_las
     for (at, tunnel) in tunnels.iter_mut().enumerate() {
         tunnel.echoes(&format!("ping{at}")).await;
     }
+    // An upgrade stops none of the processes before it.
+    processes[0].signal("USR1").await;
+    while let Some(line) = processes[0].next_line().await {
+        assert!(!line.contains("stops"), "{line}");
+        if line.contains("SIGUSR1") {
+            break;
+        }
+    }
     // The second process ends although the first one still lives.
     drop(tunnels.remove(1));
     assert_eq!(processes[1].exit_code().await, Some(0));
