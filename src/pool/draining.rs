@@ -66,8 +66,8 @@ impl Draining {
         self.end(DrainEnd::Cancelled, now, 0)
     }
 
-    /// Gives way to another state that the operator sets.
-    pub(super) fn give_way(&self, now: u64) {
+    /// Cancels the operator's drain and withdraws its rule, since another state is set. One that has ended keeps its end.
+    pub(super) fn stop_operators_drain(&self, now: u64) {
         if self.current().is_some_and(|drain| drain.cause == DrainCause::Operator) {
             self.publish(None);
             self.end(DrainEnd::Cancelled, now, 0);

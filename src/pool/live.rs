@@ -124,7 +124,7 @@ impl Live {
     /// Sets its admin state. A drain of the operator's that runs is cancelled.
     pub fn set_state(self: &Arc<Self>, state: AdminState) {
         let was_serving = self.is_serving();
-        self.draining.give_way(clock::unix_millis());
+        self.draining.stop_operators_drain(clock::unix_millis());
         // Never fails: there is always a next value.
         let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| {
             Some(was & (LEAVING | ASKS_FOR_DRAIN) | state as u8)
