@@ -1,15 +1,12 @@
-//! Session copies on other servers, `hold = "secondary"` and `"all"`, with two Linchpins: without a store, and with a Redis
-//! that they share for learned sessions.
+//! Session copies on other servers, `hold = "secondary"` and `"all"`, with two Linchpins and no store.
 
 use super::support::browser::{Browser, server};
-use super::support::process::Redis;
 use super::support::session_app::SessionApp;
-use super::support::{Keys, Proxy, until};
+use super::support::{Keys, Proxy};
 
-fn linchpin(keys: &Keys, apps: &[SessionApp], hold: &str, persistence: &str) -> Proxy {
+fn linchpin(keys: &Keys, apps: &[SessionApp], hold: &str) -> Proxy {
     let builder = Proxy::builder()
         .top(&keys.tables())
-        .table("persistence", persistence)
         .table("copies", &format!("hold = {hold:?}"))
         .table("health", "type = \"none\"");
     apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start()
@@ -21,7 +18,7 @@ async fn whichever_linchpin_saw_the_last_state_the_other_one_moves_the_session_t
         for other_moves in [false, true] {
             let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
             let keys = Keys::new(&[1]);
-            let (one, two) = (linchpin(&keys, &apps, hold, ""), linchpin(&keys, &apps, hold, ""));
+            let (one, two) = (linchpin(&keys, &apps, hold), linchpin(&keys, &apps, hold));
             let mut browser = Browser::default();
             assert_eq!(browser.add(&one).await, "1");
             assert_eq!(browser.add(&two).await, "2");
@@ -43,7 +40,7 @@ async fn requests_with_the_pin_from_before_a_move_follow_it_through_either_linch
     for hold in ["secondary", "all"] {
         let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
         let keys = Keys::new(&[1]);
-        let (one, two) = (linchpin(&keys, &apps, hold, ""), linchpin(&keys, &apps, hold, ""));
+        let (one, two) = (linchpin(&keys, &apps, hold), linchpin(&keys, &apps, hold));
         let mut browser = Browser::default();
         let first = browser.send(&one, "POST", "/add").await;
         let mut old = browser.clone();
@@ -60,7 +57,7 @@ async fn a_logout_through_one_linchpin_is_one_on_all_servers_whoever_dies() {
     for hold in ["secondary", "all"] {
         let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
         let keys = Keys::new(&[1]);
-        let (one, two) = (linchpin(&keys, &apps, hold, ""), linchpin(&keys, &apps, hold, ""));
+        let (one, two) = (linchpin(&keys, &apps, hold), linchpin(&keys, &apps, hold));
         let mut browser = Browser::default();
         let first = browser.send(&one, "POST", "/add").await;
         let thief = browser.clone();
@@ -73,44 +70,5 @@ async fn a_logout_through_one_linchpin_is_one_on_all_servers_whoever_dies() {
         for linchpin in [&one, &two] {
             assert_eq!(thief.clone().count(linchpin).await, "none", "{hold}: an old cookie finds nothing");
         }
-    }
-}
-
-#[tokio::test]
-async fn learned_sessions_in_a_shared_redis_survive_on_the_servers_that_have_them() {
-    for hold in ["secondary", "all"] {
-        let redis = Redis::start().await;
-        let mut apps: Vec<SessionApp> = SessionApp::three().await.into();
-        let keys = Keys::new(&[1]);
-        let learned = format!(
-            "type = \"learned\"\nverdict_header = \"X-Verdict\"\nlearned = {{ cookie = \"SID\", store = {:?} }}",
-            redis.address()
-        );
-        let (one, two) = (linchpin(&keys, &apps, hold, &learned), linchpin(&keys, &apps, hold, &learned));
-        let mut browser = Browser::default();
-        assert_eq!(browser.add(&one).await, "1");
-        let second = browser.send(&one, "POST", "/add").await;
-        assert_eq!(second.text(), "2");
-        let is_known =
-            async |linchpin: &Proxy| browser.clone().send(linchpin, "GET", "/").await.field("x-verdict") == Some("hit");
-        until("the other Linchpin knows the session", async || is_known(&two).await).await;
-        // Where its copy is goes to Redis after the response.
-        until("and where its copy is", async || {
-            let values = redis.ask(&["mget", &redis.keys().await.join(" ")]).await;
-            values.split(' ').count() >= 6
-        })
-        .await;
-        let at = server(&apps, &second);
-        apps.remove(at).backend.kill().await;
-        let third = browser.send(&two, "POST", "/add").await;
-        assert_eq!(third.text(), "3", "{hold}: the other Linchpin moves it to a server that has it");
-        until("the first Linchpin knows of the move", async || {
-            let response = browser.clone().send(&one, "GET", "/").await;
-            response.field("x-verdict") == Some("hit") && response.field("x-server") == third.field("x-server")
-        })
-        .await;
-        let at = server(&apps, &third);
-        apps.remove(at).backend.kill().await;
-        assert_eq!(browser.add(&one).await, "4", "{hold}");
     }
 }
