@@ -382,6 +382,11 @@ impl InFlight {
         &self.claim
     }
 
+    /// Returns whether the session has been handed over since: what the request tells is out of date.
+    pub fn is_overtaken(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.lock().session.term() != self.claim.term)
+    }
+
     /// Returns what was known of the session.
     pub fn entry(&self) -> Option<&Arc<Entry>> {
         self.entry.as_ref()

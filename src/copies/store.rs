@@ -476,6 +476,20 @@ mod tests {
     }
 
     #[test]
+    fn a_request_knows_that_its_session_was_handed_over_before_it_was_sent() {
+        let store = CopyStore::new(1 << 20, 1000);
+        save(&store, 0, 100, 1);
+        let entry = store.find(of(0), 1).unwrap();
+        let prepare = |to| entry.prepare(to, |_| false, true, false, 1, 1000);
+        let Preparation::Send(sent) = prepare(SERVER) else { panic!("it waits") };
+        assert!(!sent.is_overtaken());
+        let Preparation::Give(offer) = prepare(Holder { backend: 1, ..SERVER }) else { panic!("nothing is given") };
+        assert!(sent.is_overtaken());
+        offer.end(super::super::Given::Taken);
+        assert!(sent.is_overtaken());
+    }
+
+    #[test]
     fn a_hand_over_that_nobody_ends_wakes_those_that_wait_for_it() {
         let store = CopyStore::new(1 << 20, 1000);
         save(&store, 0, 100, 1);

@@ -27,6 +27,7 @@ use super::streams;
 use super::thread::ThreadState;
 use super::upgrade::{NextProtocol, UpgradeOutcome, UpgradeRequest};
 use crate::clock;
+use crate::copies::InFlight;
 use crate::copies::fields::{SESSION, is_wanted};
 use crate::handler::IncomingBody;
 use crate::pool::Backend;
@@ -238,7 +239,9 @@ impl UpstreamRequest {
 }
 
 /// Sends the request to the backend at `index`, on an idle connection or a new one. A response whose status is in
-/// `retry_on` is returned anyway, unless `may_discard` permits another attempt.
+/// `retry_on` is returned anyway, unless `may_discard` permits another attempt. `in_flight` is what the request tells of
+/// its session, if the pool keeps copies.
+#[expect(clippy::too_many_arguments, reason = "each is another part of the request or of its surroundings")]
 pub(super) async fn attempt(
     thread: &ThreadState,
     exchange: &Exchange,
@@ -246,6 +249,7 @@ pub(super) async fn attempt(
     order: &CandidateOrder<'_>,
     upstream_request: &UpstreamRequest,
     index: usize,
+    in_flight: Option<&InFlight>,
     may_discard: &dyn Fn(Failure) -> bool,
 ) -> Result<UpstreamResponse, Failure> {
     let backend = service.pool.backend(index);
@@ -269,6 +273,11 @@ pub(super) async fn attempt(
                 // Boxed, or each request's future would have room for something that few requests do.
                 let connection = Box::pin(open::open(thread, service, backend, key, limit, is_lost)).await?;
                 exchange.reached(service, index);
+                // The server that the session has left meanwhile was told to forget it, and would respond as if the
+                // session did not exist. Such a response has nothing to be refused by.
+                if in_flight.is_some_and(InFlight::is_overtaken) {
+                    return Err(Failure::new(Fact::SessionMoved, false));
+                }
                 connection
             }
         };

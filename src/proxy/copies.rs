@@ -51,6 +51,8 @@ pub(super) struct RequestCopies<'a> {
     may_be_alive: bool,
     wait_bound: WaitBound,
     has_wanted: bool,
+    /// The session has moved before the request was sent.
+    has_moved: bool,
     /// The session's number in the failover order.
     number: u64,
     /// What the response brings, where other backends keep the copies.
@@ -100,7 +102,8 @@ pub(super) async fn attempt(
             request.set_session(copies.sends(&prepared));
             in_flight = Some(prepared);
         }
-        let response = attempt::attempt(thread, exchange, service, order, request, index, may_discard).await;
+        let response =
+            attempt::attempt(thread, exchange, service, order, request, index, in_flight.as_ref(), may_discard).await;
         let (Some(copies), Some(in_flight)) = (copies.as_mut(), in_flight) else {
             return response.map_err(AttemptError::Failed);
         };
@@ -109,6 +112,11 @@ pub(super) async fn attempt(
             Err(failure) => {
                 if !failure.sent {
                     in_flight.unsent();
+                }
+                // Its session was handed over while it waited for the connection: it is prepared anew, once.
+                if failure == Failure::new(Fact::SessionMoved, false) && !std::mem::replace(&mut copies.has_moved, true)
+                {
+                    continue;
                 }
                 return Err(AttemptError::Failed(failure));
             }
@@ -177,6 +185,7 @@ impl<'a> RequestCopies<'a> {
             may_be_alive: !matches!(decision.cause, Some(Cause::Down | Cause::Failed)),
             wait_bound: WaitBound::default(),
             has_wanted: false,
+            has_moved: false,
             number: decision.session,
             to_place: None,
             ended: None,
