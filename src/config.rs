@@ -50,17 +50,19 @@ pub fn load(path: &Path) -> Result<(Plan, Report), Report> {
     parse(&text, path)
 }
 
-/// Reads only `[admin]` of a configuration file, whatever is wrong with the rest: `None` if there is none, or it can't be
-/// used. The commands that ask a running process find it by this.
+/// Reads only `[admin]` of a configuration file, whatever is wrong with the rest: `None` if there is none, or its address
+/// can't be used. The commands that ask a running process find it by this. The report is about `[admin]` alone.
 ///
 /// # Errors
 /// The file can't be read.
-pub fn admin(path: &Path) -> Result<Option<crate::admin::Settings>, Report> {
+pub fn admin(path: &Path) -> Result<(Option<crate::admin::Settings>, Report), Report> {
     let text = files::read_text(path, MAX_BYTES).map_err(|error| Report::unreadable(path, &error))?;
     let notes = report::Notes::new(&text, path);
     let (tree, _) = DeTable::parse_recoverable(&text);
-    let admin = reader::read(tree.get_ref(), &notes, |root| root.section("admin", file::admin));
-    Ok(admin.map(|admin| admin.value))
+    let is_admin = |(name, _): &(&toml::Spanned<_>, &toml::Spanned<_>)| *name.get_ref() == "admin";
+    let only = tree.get_ref().iter().filter(is_admin).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let admin = reader::read(&only, &notes, |root| root.section("admin", file::admin));
+    Ok((admin.map(|admin| admin.value), notes.report()))
 }
 
 /// Lists the files that a configuration file names and whose content is part of the configuration, whatever is wrong with

@@ -10,8 +10,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::admin_client::{AdminClient, unexpected};
-use super::config_file::{ConfigArgs, find};
+use super::admin_client::{AdminArgs, AdminClient, unexpected};
 use super::output::{failure, print, print_error};
 
 /// The longest time until the admin listener responds.
@@ -51,7 +50,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    admin: AdminArgs,
 }
 
 /// A backend that is drained.
@@ -75,8 +74,7 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn drain(args: &Args) -> Result<ExitCode, String> {
-    let file = find(args.config.path()).map_err(|error| error.to_string())?;
-    let admin = AdminClient::of(&file).map_err(|error| error.to_string())?;
+    let admin = args.admin.client().map_err(|error| error.to_string())?;
     let targets = targets(args, &admin)?;
     let order = order(args);
     let mut statuses = Vec::new();

@@ -8,8 +8,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
-use super::admin_client::{AdminClient, unexpected};
-use super::config_file::{ConfigArgs, find};
+use super::admin_client::{AdminArgs, unexpected};
 use super::output::{failure, print, print_error};
 use crate::admin::{ReloadReport, ReloadResult};
 
@@ -23,7 +22,7 @@ const LONGEST: usize = 60;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    config: ConfigArgs,
+    admin: AdminArgs,
     /// Only show what would change.
     #[arg(long)]
     dry_run: bool,
@@ -34,12 +33,8 @@ pub struct Args {
 
 /// Asks the running proxy to read its file again, and prints what has changed.
 pub fn run(args: &Args) -> ExitCode {
-    let file = match find(args.config.path()) {
-        Ok(file) => file,
-        Err(error) => return failure(&error),
-    };
     let path = if args.dry_run { "/api/v1/reload?dry_run=true" } else { "/api/v1/reload" };
-    let response = AdminClient::of(&file).and_then(|admin| admin.send(&Method::POST, path, None, LIMIT));
+    let response = args.admin.client().and_then(|admin| admin.send(&Method::POST, path, None, LIMIT));
     let (status, body) = match response {
         Ok(response) => response,
         Err(error) => return failure(&error),

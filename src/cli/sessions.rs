@@ -7,8 +7,7 @@ use std::process::ExitCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::admin_client::AdminClient;
-use super::config_file::{ConfigArgs, find};
+use super::admin_client::AdminArgs;
 use super::drain::ask;
 use super::output::{failure, print};
 
@@ -25,7 +24,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    admin: AdminArgs,
 }
 
 /// Prints a table, or JSON.
@@ -40,8 +39,7 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn sessions(args: &Args) -> Result<String, String> {
-    let file = find(args.config.path()).map_err(|error| error.to_string())?;
-    let admin = AdminClient::of(&file).map_err(|error| error.to_string())?;
+    let admin = args.admin.client().map_err(|error| error.to_string())?;
     let status = ask(&admin, &Method::GET, "/api/v1/status", None)?;
     let rows = rows(&status, args.target.as_deref())?;
     Ok(if args.json { format!("{}\n", Value::Array(rows)) } else { table(&rows) })

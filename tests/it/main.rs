@@ -70,6 +70,7 @@ mod loops;
 mod many_backends;
 mod memory;
 mod messages;
+mod operator_commands;
 mod persistence_doc;
 mod pinning;
 mod policies;

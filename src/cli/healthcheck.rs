@@ -1,0 +1,39 @@
+//! Owns: `linchpin healthcheck`: asking `/readyz`, for images that have no shell and no curl.
+//! Invariant: the exit code is 0 exactly if the process takes requests.
+//! Must not know: what makes it ready.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use super::admin_client::{AdminArgs, Error};
+use super::output::{failure, print};
+
+/// The arguments of `linchpin healthcheck`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How many seconds the answer may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout: u64,
+}
+
+/// Asks whether the running process takes requests, and prints its answer.
+pub fn run(args: &Args) -> ExitCode {
+    match ask(args) {
+        Ok((StatusCode::OK, answer)) => {
+            print(&format!("{answer}\n"));
+            ExitCode::SUCCESS
+        }
+        Ok((_, answer)) => failure(&format_args!("not ready: {answer}")),
+        Err(error) => failure(&error),
+    }
+}
+
+fn ask(args: &Args) -> Result<(StatusCode, String), Error> {
+    let client = args.admin.client_without_token()?;
+    let (status, body) = client.send(&Method::GET, "/readyz", None, Duration::from_secs(args.timeout))?;
+    Ok((status, String::from_utf8_lossy(&body).trim().to_owned()))
+}
