@@ -84,6 +84,7 @@ mod redis_tls;
 mod refused;
 mod reload;
 mod reload_messages;
+mod reload_storm;
 mod reload_takes_effect;
 mod replay;
 mod replica_field;

@@ -37,7 +37,7 @@ pub struct Linchpin {
     process: Child,
     /// Lines of its log since it started to listen.
     log: Arc<Mutex<Vec<String>>>,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Linchpin {
@@ -76,11 +76,16 @@ impl Linchpin {
                 all.lock().unwrap().push(line);
             }
         });
-        Linchpin { address, process, log, _folder: folder }
+        Linchpin { address, process, log, folder }
     }
 
     pub async fn client(&self) -> Client {
         Client::connect(self.address).await
+    }
+
+    /// Writes its configuration file.
+    pub fn write(&self, text: &str) {
+        self.folder.write("linchpin.toml", text.as_bytes());
     }
 
     /// Waits for a line of its log that contains these words.
