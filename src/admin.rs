@@ -14,6 +14,7 @@ mod event_stream;
 mod explain_report;
 mod gauges;
 mod guard;
+
 mod reload;
 mod serve;
 mod sessions_api;
@@ -28,7 +29,7 @@ pub use explain_report::{CopyReport, CopyState, ExplainReport};
 pub use guard::AccessRules;
 pub use reload::{ReloadChange, ReloadError, ReloadFigures, ReloadReport, ReloadRequest, ReloadResult, Reloader};
 pub use serve::run;
-pub use settings::Settings;
+pub use settings::{Settings, SocketAccess};
 pub use sources::{Phase, PoolEntry, StatusSources};
 
 #[cfg(test)]

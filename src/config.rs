@@ -4,6 +4,7 @@
 
 mod access;
 mod addresses;
+mod admin;
 mod capacity;
 mod check;
 mod copies;
@@ -61,8 +62,8 @@ pub fn admin(path: &Path) -> Result<(Option<crate::admin::Settings>, Report), Re
     let (tree, _) = DeTable::parse_recoverable(&text);
     let is_admin = |(name, _): &(&toml::Spanned<_>, &toml::Spanned<_>)| *name.get_ref() == "admin";
     let only = tree.get_ref().iter().filter(is_admin).map(|(name, value)| (name.clone(), value.clone())).collect();
-    let admin = reader::read(&only, &notes, |root| root.section("admin", file::admin));
-    Ok((admin.map(|admin| admin.value), notes.report()))
+    let settings = reader::read(&only, &notes, |root| root.section("admin", admin::admin));
+    Ok((settings.map(|settings| settings.value), notes.report()))
 }
 
 /// Lists the files that a configuration file names and whose content is part of the configuration, whatever is wrong with

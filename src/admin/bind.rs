@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::settings::Settings;
+use super::settings::{Settings, SocketAccess};
 use crate::net::Address;
 use crate::net::bind::with_retry;
 use crate::net::unix::{self, FileHandle, SocketFile};
@@ -80,7 +80,8 @@ pub fn bind(settings: &Settings, is_start: bool) -> io::Result<Bound> {
             Ok(Bound(Listener::Tcp(listener)))
         }
         Address::Unix(path) => {
-            let bind = || unix::listen(path, 0o600, BACKLOG);
+            let SocketAccess { mode, group } = settings.socket;
+            let bind = || unix::listen(path, mode, group, BACKLOG);
             let (listener, file) = if is_start { with_retry(&settings.address, bind)? } else { bind()? };
             Ok(Bound(Listener::Unix(listener, file)))
         }
@@ -127,7 +128,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn tcp(address: &str, token: Option<&str>) -> Settings {
-        Settings { address: Address::Tcp(address.parse().unwrap()), token: token.map(Into::into) }
+        Settings::new(Address::Tcp(address.parse().unwrap()), token.map(Into::into))
     }
 
     #[test]
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn a_socket_file_belongs_to_its_process_and_is_removed_with_it() {
         let path = std::env::temp_dir().join(format!("linchpin-admin-bind-{}.sock", std::process::id()));
-        let settings = Settings { address: Address::Unix(path.clone()), token: None };
+        let settings = Settings::new(Address::Unix(path.clone()), None);
 
         // Left behind by a process that was killed.
         drop(UnixListener::bind(&path).unwrap());
@@ -176,7 +177,7 @@ mod tests {
         check(&taken).unwrap();
 
         let path = std::env::temp_dir().join(format!("linchpin-admin-check-{}.sock", std::process::id()));
-        let settings = Settings { address: Address::Unix(path.clone()), token: None };
+        let settings = Settings::new(Address::Unix(path.clone()), None);
         check(&settings).unwrap();
         assert!(!path.exists());
         let _bound = bind(&settings, false).unwrap();

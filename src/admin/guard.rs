@@ -21,6 +21,7 @@ use crate::net::Address;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// What a client has shown: the token, or nothing, where none is required.
 const TOKEN: &str = "token";
+const READ_TOKEN: &str = "read token";
 const ANYBODY: &str = "anybody";
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"linchpin\"");
 
@@ -58,6 +59,8 @@ impl AccessRules {
 #[derive(PartialEq, Eq)]
 pub(super) struct Guard {
     token: Option<Box<[u8]>>,
+    /// With it, a client may only read.
+    read_token: Option<Box<[u8]>>,
     /// Whether web pages can reach it: no browser opens a Unix socket.
     is_browser_reachable: bool,
 }
@@ -74,6 +77,8 @@ impl std::fmt::Debug for Guard {
 enum AccessDenied {
     /// The token is missing or wrong.
     Token,
+    /// The token is the one for reading, and the request is none that only reads.
+    ReadOnly,
     /// It has not exactly one Host field, or an invalid one.
     Malformed,
     /// Its Host is a DNS name: anybody's name can resolve to this address (DNS rebinding).
@@ -99,6 +104,7 @@ impl Guard {
     pub(super) fn new(settings: &Settings) -> Guard {
         Guard {
             token: settings.token.as_ref().map(|token| token.as_bytes().into()),
+            read_token: settings.read_token.as_ref().map(|token| token.as_bytes().into()),
             is_browser_reachable: matches!(settings.address, Address::Tcp(_)),
         }
     }
@@ -106,25 +112,24 @@ impl Guard {
     /// Decides whether to accept a request. Returns what its client has shown.
     fn admit<B>(&self, request: &http::Request<B>) -> Result<&'static str, AccessDenied> {
         let host = host(request)?;
-        match &self.token {
-            Some(token) => {
-                if !OPEN_PATHS.contains(&request.uri().path()) && !has_token(request.headers(), token) {
-                    return Err(AccessDenied::Token);
-                }
+        let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
+        let who = match &self.token {
+            Some(token) if has_token(request.headers(), token) => TOKEN,
+            Some(_) if self.read_token.as_ref().is_some_and(|token| has_token(request.headers(), token)) => {
+                // Explaining a token reveals whether it is a session's, and so is no request of a GET.
+                if is_reading { READ_TOKEN } else { return Err(AccessDenied::ReadOnly) }
             }
+            Some(_) if OPEN_PATHS.contains(&request.uri().path()) => ANYBODY,
+            Some(_) => return Err(AccessDenied::Token),
             // DNS rebinding: a page of evil.example has its own name resolve to 127.0.0.1 once it is loaded,
             // and then reads from here as from its own origin. Under an IP address or as localhost it can't.
-            None => {
-                if self.is_browser_reachable && host.as_ref().is_some_and(|host| !is_local_name(host)) {
-                    return Err(AccessDenied::Rebound);
-                }
+            None if self.is_browser_reachable && host.as_ref().is_some_and(|host| !is_local_name(host)) => {
+                return Err(AccessDenied::Rebound);
             }
-        }
-        if matches!(*request.method(), Method::GET | Method::HEAD) || !is_cross_origin(request.headers(), host.as_ref())
-        {
-            return Ok(if self.token.is_some() { TOKEN } else { ANYBODY });
-        }
-        Err(AccessDenied::CrossOrigin)
+            None => ANYBODY,
+        };
+        let is_cross_origin = || is_cross_origin(request.headers(), host.as_ref());
+        if is_reading || !is_cross_origin() { Ok(who) } else { Err(AccessDenied::CrossOrigin) }
     }
 }
 
@@ -176,6 +181,10 @@ impl IntoResponse for AccessDenied {
                 let why = "Send the header Authorization: Bearer TOKEN, where TOKEN is the content of token_file.\n";
                 (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, CHALLENGE)], why).into_response()
             }
+            AccessDenied::ReadOnly => {
+                let why = "This token only reads: send the content of token_file to change or explain something.\n";
+                (StatusCode::FORBIDDEN, why).into_response()
+            }
             AccessDenied::Malformed => {
                 (StatusCode::BAD_REQUEST, "Send exactly one valid Host header.\n").into_response()
             }
@@ -201,7 +210,7 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        Guard::new(&Settings { address, token: token.map(Into::into) }).admit(&request.body(()).unwrap()).map(drop)
+        Guard::new(&Settings::new(address, token.map(Into::into))).admit(&request.body(()).unwrap()).map(drop)
     }
 
     #[test]
@@ -232,7 +241,7 @@ mod tests {
 
     #[test]
     fn no_browser_opens_a_unix_socket_so_any_name_will_do() {
-        let settings = Settings { address: Address::Unix("/run/linchpin.sock".into()), token: None };
+        let settings = Settings::new(Address::Unix("/run/linchpin.sock".into()), None);
         let request = http::Request::builder().uri("/metrics").header("host", "linchpin").body(()).unwrap();
         assert_eq!(Guard::new(&settings).admit(&request), Ok(ANYBODY));
     }
@@ -258,6 +267,31 @@ mod tests {
         }
         let fields = [("host", "localhost"), ("authorization", "Bearer ")];
         assert_eq!(admit(Some(""), "GET", "/metrics", &fields), Err(AccessDenied::Token));
+    }
+
+    #[test]
+    fn the_token_for_reading_reads_and_does_nothing_else() {
+        let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
+        let guard = Guard::new(&Settings {
+            read_token: Some("reader".into()),
+            ..Settings::new(address, Some("writer".into()))
+        });
+        let admit = |method: &str, path: &str, token: &str| {
+            let request = http::Request::builder().method(method).uri(path).header("host", "localhost");
+            guard.admit(&request.header("authorization", format!("Bearer {token}")).body(()).unwrap())
+        };
+        for path in ["/api/v1/status", "/metrics", "/api/v1/events", "/", "/readyz"] {
+            assert_eq!(admit("GET", path, "reader"), Ok(READ_TOKEN), "{path}");
+            assert_eq!(admit("GET", path, "writer"), Ok(TOKEN), "{path}");
+        }
+        for (method, path) in
+            [("POST", "/api/v1/explain"), ("POST", "/api/v1/reload"), ("DELETE", "/api/v1/x"), ("PUT", "/")]
+        {
+            assert_eq!(admit(method, path, "reader"), Err(AccessDenied::ReadOnly), "{method} {path}");
+            assert_eq!(admit(method, path, "writer"), Ok(TOKEN), "{method} {path}");
+        }
+        assert_eq!(admit("GET", "/metrics", "reade"), Err(AccessDenied::Token));
+        assert_eq!(admit("GET", "/livez", "other"), Ok(ANYBODY));
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn server() -> TestServer {
 impl TestServer {
     async fn ask(&self, token: Option<&str>, request: http::request::Builder) -> (http::response::Parts, String) {
         let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
-        let rules = AccessRules::new(&Settings { address, token: token.map(Into::into) });
+        let rules = AccessRules::new(&Settings::new(address, token.map(Into::into)));
         let router = router(&rules, self.facts.clone());
         let request = request.header("host", "127.0.0.1:9090").body(Body::empty()).unwrap();
         let (parts, body) = TowerToHyperService::new(router).call(request).await.unwrap().into_parts();
@@ -239,7 +239,7 @@ async fn with_a_token_facts_need_it_and_the_page_asks_for_it() {
 async fn a_name_that_anybody_can_point_here_reads_nothing() {
     let server = server();
     let address = Address::Tcp(([127, 0, 0, 1], 9090).into());
-    let router = router(&AccessRules::new(&Settings { address, token: None }), server.facts.clone());
+    let router = router(&AccessRules::new(&Settings::new(address, None)), server.facts.clone());
     let request = Request::get("/api/v1/status").header("host", "evil.example:9090").body(Body::empty()).unwrap();
     let response = TowerToHyperService::new(router).call(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);

@@ -12,7 +12,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, AccessRules, Phase, StatusSources};
-use crate::net::unix::FileHandle;
+use crate::net::Address;
+use crate::net::unix::{self, FileHandle};
 
 /// How long the admin listener still accepts connections after the process began to close its others.
 const CLOSE_DELAY: Duration = Duration::from_millis(300);
@@ -96,9 +97,14 @@ impl AdminServer {
         self.address
     }
 
-    /// Takes over the token of these settings, whose address is the same.
-    pub(super) fn set_token(&mut self, settings: &admin::Settings) {
+    /// Takes over the tokens and permissions of these settings, whose address is the same.
+    pub(super) fn reconfigure(&mut self, settings: &admin::Settings) {
         self.rules.replace(settings);
+        if let (Address::Unix(path), true) = (&settings.address, settings.socket != self.settings.socket)
+            && let Err(error) = unix::set_access(path, settings.socket.mode, settings.socket.group)
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot set mode and group of the admin socket; set them by hand, or restart");
+        }
         self.settings = settings.clone();
     }
 

@@ -168,9 +168,12 @@ fn changes(running: &Running, next: &Plan) -> Vec<ReloadChange> {
     if !tells("keys") && !Arc::ptr_eq(&keys, &current.keys) {
         contents.push(key_path(&["keys"]));
     }
-    let token = |plan: &Plan| plan.admin.as_ref().and_then(|admin| admin.token.clone());
-    if !tells("admin") && token(current) != token(next) {
-        contents.push(key_path(&["admin", "token_file"]));
+    let admin = |plan: &Plan| plan.admin.as_ref().map(|admin| (admin.token.clone(), admin.read_token.clone()));
+    if !tells("admin")
+        && let (Some(current), Some(next)) = (admin(current), admin(next))
+    {
+        contents.extend((current.0 != next.0).then(|| key_path(&["admin", "token_file"])));
+        contents.extend((current.1 != next.1).then(|| key_path(&["admin", "read_token_file"])));
     }
     changes.extend(contents.into_iter().map(reload_changes::of_content));
     changes
@@ -248,7 +251,7 @@ async fn apply(running: &mut Running, next: Plan, acquired: Acquired) {
         }
         (None, Some(settings)) => {
             if let Some(admin) = &mut running.admin {
-                admin.set_token(&settings);
+                admin.reconfigure(&settings);
             }
         }
     }

@@ -99,7 +99,7 @@ pub(super) struct Waiting {
 impl BoundWaiting {
     /// Opens the socket at this path.
     pub(super) fn bind(path: &Path) -> io::Result<BoundWaiting> {
-        let listen = || unix::listen(path, MODE, BACKLOG);
+        let listen = || unix::listen(path, MODE, None, BACKLOG);
         let (listener, file) = with_retry(&Address::Unix(path.into()), listen)?;
         Ok(BoundWaiting { path: path.into(), listener, file })
     }

@@ -125,7 +125,7 @@ fn start_proxy(args: &Args, backends: &[(&str, SocketAddr)], token: Option<Strin
     let text = configuration(args.listen, backends, args.copies);
     let (mut plan, _warnings) = config::parse(&text, Path::new("demo")).map_err(DemoError::Configuration)?;
     // Not in the text: there a token can only be read from a file, and this one must not be written to a disk.
-    plan.admin = Some(admin::Settings { address: args.admin.into(), token });
+    plan.admin = Some(admin::Settings::new(args.admin.into(), token));
     App::start(plan).map_err(DemoError::Proxy)
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
-use super::addresses::{endpoint, socket_path};
+use super::addresses::socket_path;
+use super::admin;
 use super::listeners::{ListenerDraft, listener};
 use super::names::name;
 use super::pools::{self, PoolDraft};
@@ -21,9 +22,8 @@ use super::values::{
     rate, shown, size, text, whole, word,
 };
 use crate::affinity::seal::{KEY_BYTES, SealingKey};
-use crate::net::Address;
 use crate::proxy::{rate, replay, via};
-use crate::{admin, files, runtime, telemetry};
+use crate::{files, runtime, telemetry};
 
 /// The file, section by section. A `None` has an error, which is noted.
 pub(super) struct Draft {
@@ -35,7 +35,7 @@ pub(super) struct Draft {
     pub(super) replay_memory: usize,
     pub(super) via: Option<String>,
     pub(super) log: telemetry::Settings,
-    pub(super) admin: Option<Spanned<admin::Settings>>,
+    pub(super) admin: Option<Spanned<crate::admin::Settings>>,
     pub(super) keys: Vec<KeyDraft>,
     pub(super) listeners: Vec<ListenerDraft>,
     pub(super) routes: Vec<RouteDraft>,
@@ -68,7 +68,7 @@ impl Draft {
             replay_memory,
             via,
             log: root.section("log", log),
-            admin: root.section("admin", admin),
+            admin: root.section("admin", admin::admin),
             keys: root.sections("keys", |table| KeyDraft {
                 id: table.required("id", "\"2026-01\"", name),
                 secret: secrets::key(table),
@@ -201,18 +201,4 @@ fn log_file(path: PathBuf) -> Value<telemetry::AccessTarget> {
         format!("{what}: {}", shown(&path.to_string_lossy())),
         remedy,
     ))
-}
-
-pub(super) fn admin(table: &Table<'_>) -> Option<Spanned<admin::Settings>> {
-    let token = secrets::token(table);
-    let address = table.required("address", "\"127.0.0.1:9090\"", endpoint(table))?;
-    if let Address::Tcp(socket) = &address.value
-        && !socket.ip().is_loopback()
-        && !table.has("token_file")
-    {
-        let problem = "other machines can reach [admin], and it has no `token_file`";
-        let remedy = "write token_file = \"admin.token\", or an address on 127.0.0.1";
-        table.notes().missing(&address.span, problem, remedy);
-    }
-    Some(Spanned { value: admin::Settings { address: address.value, token }, span: address.span })
 }

@@ -102,9 +102,9 @@ fn variable(name: &str) -> Option<String> {
     if name.contains(['=', '\0']) { None } else { std::env::var(name).ok() }
 }
 
-/// Reads the content of `token_file`.
-pub(super) fn token(table: &Table<'_>) -> Option<String> {
-    let file = table.spot("token_file", plain_text)?;
+/// Reads the token in the file that a key names.
+pub(super) fn token(table: &Table<'_>, key: &'static str) -> Option<String> {
+    let file = table.spot(key, plain_text)?;
     let path = table.notes().resolve_input(&file.value);
     let name = shown(&path.to_string_lossy());
     let (problem, remedy) = match read(&path, &file, table) {

@@ -84,17 +84,21 @@ fn the_full_file_has_every_key_there_is() {
     known();
     let report = parse(&switched_on(), &origin()).unwrap_err();
     let mut known = known();
-    // The files that it names do not exist.
-    let problems: Vec<_> = report.findings().iter().map(|finding| finding.problem.as_str()).collect();
+    // The files that it names do not exist, and not every machine has its group.
+    let is_of_socket = |problem: &&str| problem.starts_with("`mode`") || problem.starts_with("`group`");
+    let problems = report.findings().iter().map(|finding| finding.problem.as_str());
+    let problems: Vec<_> = problems.filter(|problem| !is_of_socket(problem)).collect();
     let (tls, problems): (Vec<&str>, Vec<_>) = problems.iter().partition(|problem| {
         problem.ends_with("(os error 2)") && (problem.contains("certificate file") || problem.contains("CA file"))
     });
     assert!(
-        tls.len() == 5 && report.errors() == 8 && problems[0].starts_with("cannot read the token file"),
+        tls.len() == 5
+            && report.errors() >= 9
+            && problems[..2].iter().all(|it| it.starts_with("cannot read the token file")),
         "{report}"
     );
-    assert!(problems[1].starts_with("cannot read the key file"), "{report}");
-    assert!(problems[2].ends_with("\"LINCHPIN_KEY\" is not set"), "{report}");
+    assert!(problems[2].starts_with("cannot read the key file"), "{report}");
+    assert!(problems[3].ends_with("\"LINCHPIN_KEY\" is not set"), "{report}");
     known.sort();
     known.dedup_by(|later, earlier| {
         later.0 == earlier.0 && {

@@ -11,20 +11,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// Listens on the Unix socket at `path`. `mode` is the file's mode: users with write permission may connect.
+/// Listens on the Unix socket at `path`. `mode` is the file's mode, and `group` the id of its group, if that is not the
+/// process's own: users with write permission may connect.
 ///
 /// # Errors
 /// If another process listens there, if a file there is not a socket, or the error of the system.
-pub fn listen(path: &Path, mode: u32, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
+pub fn listen(path: &Path, mode: u32, group: Option<u32>, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::new(path)?;
     // Before `listen`: until then nobody can connect, so the permissions are never too wide.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    set_access(path, mode, group)?;
     socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
     Ok((socket.into(), file))
+}
+
+/// Sets who may connect to the Unix socket at `path`.
+///
+/// # Errors
+/// The file is not there, or this user may not give it to that group.
+pub fn set_access(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
+    // In this order: the new group never has the permissions of the old one.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode & 0o700))?;
+    if group.is_some() {
+        std::os::unix::fs::chown(path, None, group)?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 /// Checks that no process listens on the Unix socket at `path`, and that no other file is there. Changes nothing.

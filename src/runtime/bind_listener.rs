@@ -158,7 +158,7 @@ fn bind_unix(path: &Path, threads: usize, conflicts: Conflicts, is_dry_run: bool
         unix::check_free(path)?;
         return Ok(BoundListener::new(address, threads));
     }
-    let listen = || unix::listen(path, SOCKET_FILE_MODE, BACKLOG);
+    let listen = || unix::listen(path, SOCKET_FILE_MODE, None, BACKLOG);
     let (listener, file) = if conflicts == Conflicts::Await { bind::with_retry(&address, listen)? } else { listen()? };
     let mut bound = BoundListener::new(address, threads);
     // Unix sockets have no SO_REUSEPORT: all threads accept from one queue.
