@@ -14,7 +14,7 @@ mod event_stream;
 mod explain_report;
 mod gauges;
 mod guard;
-
+mod precondition;
 mod reload;
 mod serve;
 mod sessions_api;

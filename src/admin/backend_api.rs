@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use super::actor::Actor;
 use super::change::{self, Change, Refusal, Target};
 use super::drain_view::{DrainBody, DrainView};
 use super::sources::StatusSources;
-use super::view;
+use super::{precondition, view};
 
 /// The names of a pool and of one of its backends, from the path.
 type Names = Path<(String, String)>;
@@ -28,11 +28,14 @@ type By = Extension<Actor>;
 /// Makes the paths of the backends.
 pub(super) fn routes(facts: StatusSources) -> Router {
     const BACKEND: &str = "/api/v1/pools/{pool}/backends/{backend}";
+    let facts = Arc::new(facts);
     Router::new()
+        .route(BACKEND, get(show))
         .route(&format!("{BACKEND}/state"), post(set_state))
         .route(&format!("{BACKEND}/weight"), post(set_weight))
         .route(&format!("{BACKEND}/drain"), post(drain).delete(cancel_drain).get(show_drain))
-        .with_state(Arc::new(facts))
+        .layer(middleware::from_fn_with_state(Arc::clone(&facts), precondition::check))
+        .with_state(facts)
 }
 
 impl IntoResponse for Refusal {
@@ -64,6 +67,15 @@ struct StateBody {
 #[serde(deny_unknown_fields)]
 struct WeightBody {
     weight: u64,
+}
+
+/// Shows one backend.
+async fn show(State(facts): State<Arc<StatusSources>>, Path((pool, backend)): Names) -> Response {
+    let entries = facts.pools.load_full();
+    match Target::find(&entries, &pool, &backend) {
+        Ok(target) => Json(view::Backend::now(target.entry, target.index)).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn set_state(

@@ -7,6 +7,7 @@
 mod support;
 
 mod abuse;
+mod admin_access;
 mod admin_places;
 mod architecture;
 mod audit;
