@@ -60,6 +60,7 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
         .route("/livez", get("ok"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/api/v1/openapi.json", get(openapi))
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", post(explain))
         .route(RELOAD_PATH, post(reload))
@@ -68,8 +69,10 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
         .merge(backends)
         .fallback((
             StatusCode::NOT_FOUND,
-            "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND/state, …/weight, …/drain and \
-             …/sessions,              /api/v1/explain, /api/v1/reload, /api/v1/events, /metrics, /livez and /readyz.\n",
+            "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND, …/state, …/weight, …/drain and \
+             …/sessions, /api/v1/explain, /api/v1/reload, /api/v1/events, /api/v1/openapi.json, /metrics, /livez and \
+             /readyz.
+",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(rules.clone(), guard::authorize))
@@ -96,6 +99,11 @@ async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
         Phase::Stopping | Phase::Closing | Phase::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         Phase::Broken => (StatusCode::SERVICE_UNAVAILABLE, "broken: a worker thread has ended"),
     }
+}
+
+/// The document that describes this API.
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
 }
 
 async fn status(State(api): State<Arc<Api>>) -> Response {

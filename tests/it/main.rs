@@ -71,6 +71,7 @@ mod loops;
 mod many_backends;
 mod memory;
 mod messages;
+mod openapi;
 mod operator_commands;
 mod persistence_doc;
 mod pinning;
