@@ -3,10 +3,12 @@
 //! Must not know: how a file is read; what a key means.
 
 mod table;
+mod value_table;
 
 use toml::de::DeValue;
 
-use self::table::{ADVICE, ANYWHERE, KEYS, VALUES};
+use self::table::{ADVICE, ANYWHERE, KEYS};
+use self::value_table::VALUES;
 use super::values::found;
 
 /// The longest name that is looked up.
