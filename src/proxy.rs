@@ -30,6 +30,7 @@ mod replicate;
 mod request_id;
 mod reserved_path;
 pub mod respond;
+mod response_end;
 pub mod retry;
 mod rewrite;
 pub mod route;
@@ -277,6 +278,7 @@ async fn serve(
     let protocol = upstream_request.protocol(&response)?;
     let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
     service.affinity.read_replica(response.headers(), order.decision_mut(), &service.pool, index);
+    session_use::SessionUse::offered(service, order.decision(), response.headers(), index);
     // First, or a backend could remove the routing cookie by naming it in Connection.
     headers::to_client(response.headers_mut());
     if let Some(via) = via {

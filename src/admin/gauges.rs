@@ -55,6 +55,7 @@ impl Collector for Gauges {
         drain_view::encode(&mut encoder, &entries)?;
         self.states(&mut encoder, &entries)?;
         self.queues(&mut encoder, &entries)?;
+        self.rebalances(&mut encoder, &entries)?;
 
         let tables = || entries.iter().filter_map(|entry| Some((entry, entry.affinity.table()?)));
         let help = "Learned sessions in the table";
@@ -147,6 +148,24 @@ impl Gauges {
                 let labels = [("pool", &**entry.pool.name()), ("backend", &**backend.name())];
                 family.encode_family(&labels)?.encode_gauge(&effective_weight(backend.live()))?;
             }
+        }
+        Ok(())
+    }
+
+    fn rebalances(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {
+        let pools = || entries.iter().filter(|entry| entry.pool.rebalance_settings().is_some());
+        let help = "Idle sessions that were moved to a backend with fewer sessions";
+        let mut family = encoder.encode_descriptor("linchpin_rebalanced_sessions", help, None, MetricType::Counter)?;
+        for entry in pools() {
+            let labels = [("pool", &**entry.pool.name())];
+            let moved = entry.pool.rebalancer().moved();
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&moved, None)?;
+        }
+        let help = "1 while a backend has more than its share, so that its idle sessions move";
+        let mut family = encoder.encode_descriptor("linchpin_rebalance_active", help, None, MetricType::Gauge)?;
+        for entry in pools() {
+            let is_working = u64::from(entry.pool.rebalancer().is_working());
+            family.encode_family(&[("pool", &**entry.pool.name())])?.encode_gauge(&is_working)?;
         }
         Ok(())
     }

@@ -40,6 +40,9 @@ struct Pool<'a> {
     sessions_error: f64,
     /// Requests that were refused without an attempt on a backend, by reason.
     refused: BTreeMap<&'static str, u64>,
+    /// Omitted without [pools.rebalance].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rebalance: Option<Rebalance>,
     /// Requests that wait because all backends are full; omitted without [pools.queue].
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<CapacityQueue>,
@@ -50,6 +53,28 @@ struct Pool<'a> {
     /// Omitted if all backends are configured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     discover: Vec<Source<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Rebalance {
+    /// A backend has more than its share, and its idle sessions move.
+    working: bool,
+    /// Sessions that have moved since the start of the process.
+    moved: u64,
+    sessions_per_minute: u32,
+    factor: f64,
+}
+
+impl Rebalance {
+    fn now(pool: &crate::pool::Pool) -> Option<Rebalance> {
+        let (settings, rebalancer) = (pool.rebalance_settings()?, pool.rebalancer());
+        Some(Rebalance {
+            working: rebalancer.is_working(),
+            moved: rebalancer.moved(),
+            sessions_per_minute: settings.sessions_per_minute,
+            factor: f64::from(settings.factor) / 100.0,
+        })
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -313,6 +338,7 @@ impl<'a> Pool<'a> {
             sessions: count.sessions,
             sessions_error: rounded(count.error),
             refused: entry.unserved.refusals().collect(),
+            rebalance: Rebalance::now(&entry.pool),
             queue: queue.map(|queue| CapacityQueue { length: entry.pool.queue_length(), size: queue.size }),
             copies: entry.copies.as_deref().map(Copies::now),
             backends: (0..entry.pool.backends().len()).map(|index| Backend::now(entry, index)).collect(),

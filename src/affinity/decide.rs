@@ -258,7 +258,10 @@ impl Decision {
             return;
         }
         self.target = None;
-        if self.verdict == Verdict::Hit {
+        if self.cause == Some(Cause::Rebalanced) {
+            // Its own backend still has the session.
+            self.resume_on_pinned();
+        } else if self.verdict == Verdict::Hit {
             self.apply_policy(cause, policies);
         }
     }
@@ -273,6 +276,13 @@ impl Decision {
     /// When the session was last seen according to its pin, in seconds since the Unix epoch; 0 if the pin doesn't say.
     pub fn pin_seen(&self) -> u64 {
         self.presented.as_ref().map_or(0, |pin| pin.last_seen)
+    }
+
+    /// Moves the session to the backend at position `to`, although its own can serve it: the pool evens out its load.
+    pub fn rebalance_to(&mut self, to: usize) {
+        if self.verdict == Verdict::Hit && !self.is_exclusive {
+            (self.verdict, self.cause, self.target) = (Verdict::Moved, Some(Cause::Rebalanced), Some(to));
+        }
     }
 
     /// Makes the request wait again for the same backend.

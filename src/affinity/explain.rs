@@ -149,6 +149,8 @@ fn why(decision: &Decision, goes_to: Option<&str>) -> String {
         Some(Cause::Draining) => "its backend drains, and the pool has a policy `on.draining`",
         Some(Cause::Maintenance) => "its backend is in maintenance",
         Some(Cause::Full) => "its backend has reached `max_requests`",
+        // No explanation moves a session.
+        Some(Cause::Rebalanced) => "the pool evens out its load",
         Some(Cause::Failed) => "its backend failed the last request of the session",
         Some(Cause::Unknown) => "the pool has no backend of that name",
         Some(Cause::Replaced) => "the backend of that name has another address now",

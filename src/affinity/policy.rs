@@ -71,7 +71,7 @@ impl Policy {
         match cause {
             Cause::Down | Cause::Maintenance | Cause::Full | Cause::Failed => true,
             Cause::Draining | Cause::Unknown | Cause::Replaced => !matches!(self, Policy::Wait(_)),
-            Cause::IdleExpired | Cause::AbsoluteExpired | Cause::Unreadable => false,
+            Cause::IdleExpired | Cause::AbsoluteExpired | Cause::Unreadable | Cause::Rebalanced => false,
         }
     }
 }

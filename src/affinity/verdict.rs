@@ -61,11 +61,13 @@ pub enum Cause {
     AbsoluteExpired,
     /// The token is forged, damaged, for another pool, sealed with an unknown key, or dated in the future.
     Unreadable,
+    /// The pool evens out its load: the session was idle, its backend has many sessions, and another one has few.
+    Rebalanced,
 }
 
 impl Cause {
     /// The words for logs, metrics and the API, in the order of the variants.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "down",
         "draining",
         "maintenance",
@@ -76,10 +78,11 @@ impl Cause {
         "idle_expired",
         "absolute_expired",
         "unreadable",
+        "rebalanced",
     ];
 
     /// All causes, in the order of [`Cause::NAMES`].
-    pub const ALL: [Cause; 10] = [
+    pub const ALL: [Cause; 11] = [
         Cause::Down,
         Cause::Draining,
         Cause::Maintenance,
@@ -90,6 +93,7 @@ impl Cause {
         Cause::IdleExpired,
         Cause::AbsoluteExpired,
         Cause::Unreadable,
+        Cause::Rebalanced,
     ];
 
     /// The word for this cause.

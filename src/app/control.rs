@@ -101,11 +101,13 @@ async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, 
         for entry in facts.pools.load().iter() {
             // The count is cached by its cost.
             let balances_sessions = entry.balance == BalancerKind::LeastSessions.as_str();
-            let needs_count = |backend: &&Backend| balances_sessions || backend.live().has_session_limit();
+            let counts_all = balances_sessions || entry.pool.rebalance_settings().is_some();
+            let needs_count = |backend: &&Backend| counts_all || backend.live().has_session_limit();
             for backend in entry.pool.backends().iter().filter(needs_count) {
                 backend.live().sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
                 backend.live().recounted_sessions();
             }
+            entry.pool.rebalance(clock::now());
             if second.is_multiple_of(10) {
                 entry.affinity.sweep(now);
                 entry.copies.iter().for_each(|copies| copies.store().sweep(now.as_secs()));

@@ -46,6 +46,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
         persistence(pool, notes);
         copies(pool, notes);
         queue(pool, notes);
+        rebalance(pool, notes);
         if pool.balance == BalancerKind::LeastSessions && !pool.pins() && notes.is_whole() {
             let problem =
                 "balance = \"least_sessions\" chooses at random: persistence of type = \"none\" has no sessions";
@@ -207,6 +208,25 @@ fn persistence(pool: &PoolDraft, notes: &Notes<'_>) {
     if pool.persistence.on.is_set(Cause::Full) && !has_limit && notes.is_whole() {
         let problem = "`on.full` has no effect: no backend of the pool has `max_requests`, so none is ever full";
         notes.warn(&pool.span, problem, "add `max_requests` to [[pools.backends]], or remove `on.full`");
+    }
+}
+
+/// Checks that the rebalance and the other sections fit together.
+fn rebalance(pool: &PoolDraft, notes: &Notes<'_>) {
+    let Some(rebalance) = &pool.rebalance else { return };
+    if !pool.pins() && notes.is_whole() {
+        let problem = "[pools.rebalance] has no effect: persistence of type = \"none\" has no sessions";
+        notes.warn(&pool.rebalance_at, problem, "remove it, or write another type of persistence");
+    }
+    if let Some(idle) = pool.persistence.idle_timeout.filter(|idle| rebalance.idle >= *idle) {
+        let idle = humantime::format_duration(idle);
+        let problem =
+            format!("`idle` of [pools.rebalance] is no shorter than `idle_timeout`: sessions end after {idle}");
+        notes.warn(&pool.rebalance_at, problem, "shorten it, or make `idle_timeout` longer");
+    }
+    if pool.copies.is_none() && notes.is_whole() {
+        let problem = "sessions that [pools.rebalance] moves lose their state, unless the application shares it";
+        notes.warn(&pool.rebalance_at, problem, "write [pools.copies], or check that the servers share their sessions");
     }
 }
 

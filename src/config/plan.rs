@@ -161,6 +161,7 @@ impl PoolDraft {
                 health_state: self.health_state,
                 slow_start: self.slow_start,
                 queue: self.queue,
+                rebalance: self.rebalance,
             },
             balance: self.balance,
             hash: self.hash,

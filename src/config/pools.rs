@@ -19,7 +19,7 @@ use super::values::{MILLISECOND, Value, YEAR, duration, flag, found, must_be, ne
 use super::values::{size, statuses, whole, word};
 use crate::health::Probe;
 use crate::net::Address;
-use crate::pool::{AdminState, backend, capacity_queue, health_state};
+use crate::pool::{AdminState, backend, capacity_queue, health_state, rebalance};
 use crate::proxy::{Timeouts, key, retry};
 use crate::upstream::ProxyProtocol;
 use crate::{affinity, balance, discover, health, upstream};
@@ -34,6 +34,9 @@ pub(super) struct PoolDraft {
     pub(super) hash: Option<key::Settings>,
     pub(super) slow_start: Duration,
     pub(super) queue: Option<capacity_queue::Settings>,
+    pub(super) rebalance: Option<rebalance::Settings>,
+    /// The position of `rebalance`.
+    pub(super) rebalance_at: Range<usize>,
     /// The position of `queue`.
     pub(super) queue_at: Range<usize>,
     pub(super) persistence: affinity::Settings,
@@ -134,6 +137,8 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         slow_start: slow_start(table),
         queue: table.switched_section("queue", queue),
         queue_at: table.at("queue"),
+        rebalance: table.switched_section("rebalance", rebalance),
+        rebalance_at: table.at("rebalance"),
         persistence,
         cookie_at,
         waits_at,
@@ -179,6 +184,28 @@ fn slow_start(table: &Table<'_>) -> Duration {
         );
     }
     slow_start
+}
+
+fn rebalance(table: &Table<'_>) -> rebalance::Settings {
+    let default = rebalance::Settings::default();
+    rebalance::Settings {
+        sessions_per_minute: table
+            .get("sessions_per_minute", whole(1..=1_000_000))
+            .unwrap_or(default.sessions_per_minute),
+        factor: table.get("factor", factor).unwrap_or(default.factor),
+        idle: table.get("idle", duration(MILLISECOND * 100..=YEAR)).unwrap_or(default.idle),
+    }
+}
+
+/// Reads a factor such as 1.25 or "125%", in percent.
+fn factor(value: &DeValue<'_>) -> Value<u32> {
+    let number = value.as_float().and_then(|number| number.as_str().parse::<f64>().ok());
+    let number = number.or_else(|| value.as_integer().and_then(|number| number.as_str().parse().ok()));
+    let of_text = || value.as_str().and_then(|text| text.trim().strip_suffix('%')?.trim_end().parse::<f64>().ok());
+    let percent =
+        number.map(|number| number * 100.0).or_else(of_text).filter(|percent| (100.0..=1000.0).contains(percent));
+    let remedy = "write for example 1.25, for a quarter more than the mean";
+    percent.map(|percent| percent.round() as u32).ok_or_else(|| must_be("a number from 1 to 10", found(value), remedy))
 }
 
 fn queue(table: &Table<'_>) -> capacity_queue::Settings {

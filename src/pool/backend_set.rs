@@ -11,9 +11,11 @@ use super::capacity_queue::{self, CapacityQueue};
 use super::health_state;
 use super::health_tracker::HealthTracker;
 use super::live::Live;
+use super::rebalance;
+use super::rebalancer::Rebalancer;
 use super::waiting::PoolWaiterNotifier;
 
-/// The keys `name` and `backends` of `[[pools]]`, the thresholds of its backends' health, `slow_start` and `[pools.queue]`.
+/// The keys `name` and `backends` of `[[pools]]`, the thresholds of its backends' health, `slow_start`, `[pools.queue]` and `[pools.rebalance]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// The pool's name, unique in a configuration.
@@ -26,6 +28,8 @@ pub struct Settings {
     pub slow_start: Duration,
     /// `[pools.queue]`, if requests wait when all backends are full.
     pub queue: Option<capacity_queue::Settings>,
+    /// `[pools.rebalance]`, if sessions move to backends that have fewer.
+    pub rebalance: Option<rebalance::Settings>,
 }
 
 /// An immutable, ordered set of backends. A position is valid in one snapshot only: state that outlives a request
@@ -37,6 +41,8 @@ pub struct Pool {
     pub(super) by_name: HashMap<Arc<str>, usize>,
     pub(super) by_route: HashMap<Box<str>, usize>,
     pub(super) has_slow_start: bool,
+    pub(super) rebalance_settings: Option<rebalance::Settings>,
+    pub(super) rebalancer: Arc<Rebalancer>,
     pub(super) queue_settings: Option<capacity_queue::Settings>,
     /// The live ids of its backends, in ascending order.
     pub(super) live_ids: Arc<[usize]>,
@@ -76,6 +82,16 @@ impl Pool {
     /// Returns the position of the backend with this live state.
     pub fn position_of(&self, live: &Live) -> Option<usize> {
         self.backends.iter().position(|backend| backend.live().id() == live.id())
+    }
+
+    /// `[pools.rebalance]`, if sessions move to backends that have fewer.
+    pub fn rebalance_settings(&self) -> Option<&rebalance::Settings> {
+        self.rebalance_settings.as_ref()
+    }
+
+    /// The rebalance of its sessions.
+    pub fn rebalancer(&self) -> &Rebalancer {
+        &self.rebalancer
     }
 
     /// `[pools.queue]`, if requests wait when all backends are full.

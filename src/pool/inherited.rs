@@ -143,7 +143,7 @@ mod tests {
 
     fn settings(backends: Vec<backend::Settings>) -> Settings {
         let health_state = health_state::Settings { consecutive_failures: 1, ..health_state::Settings::default() };
-        Settings { name: "app".into(), backends, health_state, slow_start: Duration::ZERO, queue: None }
+        Settings { name: "app".into(), backends, health_state, ..Settings::default() }
     }
 
     fn next(states: PoolState, settings: Settings) -> Arc<Pool> {

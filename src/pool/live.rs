@@ -14,6 +14,7 @@ use super::draining::Draining;
 use super::health_state::Health;
 use super::history::History;
 use super::queue::Queue;
+use super::rebalancing::Rebalancing;
 use super::sessions::Sessions;
 use super::slow_start::{self, SlowStart};
 use super::waiting::{PoolWaiterNotifier, WaiterNotifier};
@@ -60,18 +61,19 @@ pub struct Live {
     pub(super) reserved_sessions: AtomicU32,
     /// Notified when a request begins to wait while probes fail.
     pub(super) probe_wanted: Notify,
-    shards: LazyPerThread<Shard>,
+    pub(super) shards: LazyPerThread<Shard>,
     sessions: Sessions,
     draining: Draining,
+    rebalancing: Rebalancing,
 }
 
 /// One thread's part.
 #[derive(Debug, Default)]
-struct Shard {
-    active: AtomicU32,
+pub(super) struct Shard {
+    pub(super) active: AtomicU32,
     /// Requests in flight that may add a session.
-    adding: AtomicU32,
-    tunnels: AtomicU32,
+    pub(super) adding: AtomicU32,
+    pub(super) tunnels: AtomicU32,
 }
 
 impl Live {
@@ -104,6 +106,7 @@ impl Live {
             shards: LazyPerThread::new(threads.max(1)),
             sessions: Sessions::new(threads),
             draining: Draining::default(),
+            rebalancing: Rebalancing::default(),
         }
     }
 
@@ -372,6 +375,24 @@ impl Live {
         admission::accepts_new(self.state(), self.health(), self.weight(), full).is_ok()
     }
 
+    /// Returns whether it takes part in the spread of sessions: it accepts new ones, or would if no limit was reached.
+    pub fn takes_sessions(&self) -> bool {
+        admission::accepts_new(self.state(), self.health(), self.weight(), ReachedLimits::default()).is_ok()
+    }
+
+    /// Returns how many more sessions it accepts.
+    pub fn room_for_sessions(&self) -> u64 {
+        match self.max_sessions.load(Ordering::Relaxed) {
+            u32::MAX => u64::MAX,
+            limit => u64::from(limit).saturating_sub(self.expected_sessions()),
+        }
+    }
+
+    /// Returns the sessions that it gives up to others.
+    pub fn rebalancing(&self) -> &Rebalancing {
+        &self.rebalancing
+    }
+
     /// Connects it with the queue of its pool, for the first and only time.
     pub(super) fn set_pool_queue(&self, queue: &Arc<CapacityQueue<PoolWaiterNotifier>>) {
         self.pool_queue.get_or_init(|| Arc::clone(queue));
@@ -404,6 +425,11 @@ impl Live {
         self.shards.iter().map(|shard| shard.tunnels.load(Ordering::Relaxed)).sum()
     }
 
+    /// Returns whether its number of requests in flight is limited.
+    pub(super) fn has_request_limit(&self) -> bool {
+        self.max_requests.load(Ordering::Relaxed) != u32::MAX
+    }
+
     /// Returns whether its number of sessions is limited.
     pub fn has_session_limit(&self) -> bool {
         self.max_sessions.load(Ordering::Relaxed) != u32::MAX
@@ -424,87 +450,11 @@ fn wanted(state: u8) -> AdminState {
     AdminState::ALL.into_iter().find(|each| *each as u8 == state & !(LEAVING | ASKS_FOR_DRAIN)).unwrap_or_default()
 }
 
-/// A request in flight on a backend, from its choice to the last byte of the response: the only place that counts
-/// `active`.
-#[derive(Debug)]
-pub struct InFlight {
-    live: Arc<Live>,
-    thread: usize,
-    adds_session: bool,
-    is_tunnel: bool,
-}
-
-impl InFlight {
-    /// Counts one more request on `thread`, which must be the calling thread.
-    pub fn on(live: &Arc<Live>, thread: usize) -> InFlight {
-        let this = InFlight { live: Arc::clone(live), thread, adds_session: false, is_tunnel: false };
-        this.add(1, |shard| &shard.active);
-        this
-    }
-
-    /// Counts it as one that may add a session to the backend, until it is known whether it does.
-    pub fn expect_session(&mut self) {
-        if !std::mem::replace(&mut self.adds_session, true) {
-            self.add(1, |shard| &shard.adding);
-        }
-    }
-
-    /// Notes that it is known whether the request adds a session: if so, the session is counted.
-    pub fn session_known(&mut self) {
-        if std::mem::take(&mut self.adds_session) {
-            self.add(u32::MAX, |shard| &shard.adding);
-            if self.live.max_sessions.load(Ordering::Relaxed) != u32::MAX {
-                self.live.changed();
-            }
-        }
-    }
-
-    /// Counts it as a tunnel, too, from now on.
-    pub fn becomes_tunnel(&mut self) {
-        if !std::mem::replace(&mut self.is_tunnel, true) {
-            self.add(1, |shard| &shard.tunnels);
-        }
-    }
-
-    /// A plain load and store: no other thread writes this shard, so no locked instruction.
-    fn add(&self, delta: u32, counter: impl FnOnce(&Shard) -> &AtomicU32) {
-        if let Some(counter) = self.live.shards.get(self.thread).map(counter) {
-            counter.store(counter.load(Ordering::Relaxed).wrapping_add(delta), Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.session_known();
-        self.add(u32::MAX, |shard| &shard.active);
-        if self.is_tunnel {
-            self.add(u32::MAX, |shard| &shard.tunnels);
-        }
-        // No request waits for capacity where there is no limit, and most backends have none: only those with a
-        // limit pay for the barrier in `changed`.
-        if self.live.max_requests.load(Ordering::Relaxed) != u32::MAX {
-            self.live.changed();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::InFlight;
     use crate::pool::sessions::SessionLifetime;
-
-    #[test]
-    fn in_flight_is_counted_over_all_threads_and_given_back() {
-        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1));
-        let a = InFlight::on(&live, 0);
-        let b = InFlight::on(&live, 1);
-        assert_eq!(live.active(), 2);
-        drop(a);
-        assert_eq!(live.active(), 1);
-        drop(b);
-        assert_eq!(live.active(), 0);
-    }
 
     #[test]
     fn limits_are_reached_by_requests_in_flight_and_by_sessions_begun_since_the_count() {

@@ -145,6 +145,7 @@ impl Reconciler {
         let by_route = backends.iter().enumerate().map(|(index, backend)| (backend.route.clone(), index)).collect();
         let name = settings.name.as_str().into();
         let has_slow_start = !settings.slow_start.is_zero();
+        let rebalancer = old.as_deref().map(|old| Arc::clone(&old.rebalancer)).unwrap_or_default();
         let mut live_ids: Vec<_> = backends.iter().map(|backend| backend.live().id()).collect();
         live_ids.sort_unstable();
         let pool = Pool {
@@ -153,6 +154,8 @@ impl Reconciler {
             by_name,
             by_route,
             has_slow_start,
+            rebalance_settings: settings.rebalance.clone(),
+            rebalancer,
             queue_settings: settings.queue,
             queue,
             live_ids: live_ids.into(),

@@ -15,6 +15,7 @@ use super::error::{FailureDetail, ProxyError, Unserved};
 use super::order::{QueueWait, Wait};
 use super::record::{Ended, RequestRecord};
 use super::request_id::RequestId;
+use super::response_end::ResponseEnd;
 use super::route::{RouteAction, RouteEntry};
 use super::session_use::SessionUse;
 use super::snapshot::{Service, ThreadSnapshot};
@@ -60,18 +61,6 @@ pub struct Exchange {
     is_stream: bool,
     is_event_stream: bool,
     record: RequestRecord,
-}
-
-/// Why a response ended early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ResponseEnd {
-    /// The backend closed the connection or reset the stream.
-    Backend,
-    /// The same, but the client read so slowly that the backend may have timed out.
-    KeptWaiting,
-    /// The backend sent nothing for too long. This is no failure of the backend: a stream may pause, and not every
-    /// stream can be recognised by its header fields.
-    Quiet,
 }
 
 impl Exchange {
@@ -209,10 +198,7 @@ impl Exchange {
         self.queue_position.wait(&self.wait_deadline, service.pool.backend(wait.index), wait).await
     }
 
-    /// Waits until a backend of the pool has capacity, and returns its position.
-    ///
-    /// # Errors
-    /// Why the wait ended before that.
+    /// Waits until a backend of the pool has capacity. Returns its position, or why the wait ended before that.
     pub(super) async fn queue(&mut self, service: &Service, wait: &QueueWait) -> Result<usize, Unserved> {
         self.queue_position.queue(&self.wait_deadline, &service.pool, wait).await
     }

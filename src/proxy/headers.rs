@@ -196,7 +196,7 @@ pub(super) fn is_hop_by_hop(name: &str) -> bool {
 /// Whether a backend addresses a field to Linchpin. Other fields of the prefix may be verdicts of a Linchpin behind this
 /// one, and reach the client.
 fn is_for_linchpin(name: &str) -> bool {
-    name == "linchpin-replica" || name.starts_with("linchpin-session")
+    matches!(name, "linchpin-replica" | "linchpin-release") || name.starts_with("linchpin-session")
 }
 
 /// Whether a field is reserved for Linchpin and trusted proxies: a client must not set it. Many servers pass fields to

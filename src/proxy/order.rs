@@ -12,7 +12,7 @@ use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::converge::Converge;
 use crate::affinity::{Cause, Decision, NextStep, Policies, Policy, Verdict, failover, policy};
 use crate::balance::{Balancer, Candidates, TriedBackends};
-use crate::pool::{Backend, Closed, Pool, PoolClaim};
+use crate::pool::{Backend, Closed, Live, Pool, PoolClaim};
 use crate::upstream::{Blame, Fact, Failure};
 
 /// The pool and its configuration, on which the order depends beside the request.
@@ -211,7 +211,9 @@ impl<'a> CandidateOrder<'a> {
         let untried = || (0..pool.backends().len()).filter(|index| !self.tried.contains(*index));
         let mut own = self.decision.pinned.filter(|own| !self.tried.contains(*own));
         own.take_if(|own| !is_full(pool.backend(*own).live().accepts_existing()));
-        if own.is_none() && !untried().any(|index| is_full(pool.backend(index).live().accepts_new())) {
+        // One that drains may be full, too, but takes nobody from the queue.
+        let waits_for = |live: &Live| is_full(live.accepts_new()) && live.takes_sessions();
+        if own.is_none() && !untried().any(|index| waits_for(pool.backend(index).live())) {
             return None;
         }
         let until = *self.queue_until.get_or_insert(now + settings.timeout);

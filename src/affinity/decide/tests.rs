@@ -50,7 +50,7 @@ fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option
         Cause::Draining => live.set_state(AdminState::Drain),
         Cause::Maintenance => live.set_state(AdminState::Maintenance),
         Cause::Full => busy = Some(InFlight::on(live, 0)),
-        Cause::Failed => {}
+        Cause::Failed | Cause::Rebalanced => {}
         Cause::Unknown => lookup = PinLookup::Pinned(Arc::new(Pin { backend: "z".into(), ..base })),
         Cause::Replaced => lookup = PinLookup::Pinned(Arc::new(Pin { incarnation: 1, ..base })),
         Cause::IdleExpired => lookup = PinLookup::Pinned(Arc::new(Pin { last_seen: NOW - 400, ..base })),
@@ -62,6 +62,9 @@ fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option
     if cause == Cause::Failed {
         assert_eq!(decision.target(), Some(0));
         decision.lose_target(0, Cause::Failed, policies);
+    }
+    if cause == Cause::Rebalanced {
+        decision.rebalance_to(1);
     }
     (pool, decision, busy)
 }
@@ -107,6 +110,19 @@ fn without_a_policy_every_cause_moves_the_session_except_its_end_and_a_drain() {
         );
         assert_eq!(decision.session, if verdict == Verdict::New { 99 } else { 5 }, "{cause:?}");
     }
+}
+
+#[test]
+fn a_rebalanced_session_is_pinned_to_its_new_backend_and_stays_where_it_is_if_that_fails_it() {
+    let (pool, mut decision, _) = with_cause(Cause::Rebalanced, &Policies::default());
+    assert_eq!((decision.target(), decision.pinned), (Some(1), Some(0)));
+    let pin = decision.pin(&pool, 1, NOW).unwrap();
+    assert_eq!((&*pin.backend, pin.session, pin.issued), ("b", 5, NOW - 1000));
+    decision.lose_target(1, Cause::Failed, &Policies::default());
+    assert_eq!((decision.verdict, decision.cause, decision.target()), (Verdict::Hit, None, Some(0)));
+    let mut forced = Decision::forced(0, 7);
+    forced.rebalance_to(1);
+    assert_eq!(forced.target(), Some(0));
 }
 
 #[test]

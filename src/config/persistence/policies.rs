@@ -53,11 +53,12 @@ pub(super) fn policies(table: &Table<'_>) -> Policies {
     })
 }
 
-/// Returns why a cause takes no policy, if it ends the session.
+/// Returns why a cause takes no policy, if it takes none.
 fn ends(cause: Cause) -> Option<&'static str> {
     match cause {
         Cause::IdleExpired | Cause::AbsoluteExpired => Some("the session has ended, and a new one begins"),
         Cause::Unreadable => Some("an unreadable pin names no backend, and a new session begins"),
+        Cause::Rebalanced => Some("[pools.rebalance] moves the session"),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Owns: the table of other proxies' names for our keys and values, and the remedies for features that Linchpin lacks.
+//! Owns: the table of other proxies' names for our keys, and the remedies for features that Linchpin lacks.
 //! Invariant: names are letters and digits in lower case, since proxies write them with `-`, `_`, capitals and spaces.
 //! Must not know: how a name is looked up.
 
@@ -150,6 +150,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
          loadbalancingpolicy lbalgorithm lbtype selectionpolicy",
     ),
     ("pools.slow_start", "slowstart slowstartwindow slowstartconfig warmup warmuptime"),
+    ("[pools.rebalance]", "rebalancing redistribute"),
+    ("pools.rebalance.sessions_per_minute", "rate budget perminute sessions"),
+    ("pools.rebalance.factor", "ratio threshold tolerance"),
+    ("pools.rebalance.idle", "idletime minidle"),
     ("[pools.queue]", "timeoutqueue fairqueue backlog"),
     ("pools.queue.size", "length capacity limit maxsize max maxqueue maxpendingrequests maxpending"),
     ("pools.queue.timeout", "time maxtime maxwait wait timeoutqueue"),

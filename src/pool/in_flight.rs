@@ -1,0 +1,91 @@
+//! Owns: one request in flight on a backend, as the backend counts it.
+//! Invariant: each count is given back, on the thread that counted, however the request ends.
+//! Must not know: what the counts decide.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::live::{Live, Shard};
+
+/// A request in flight on a backend, from its choice to the last byte of the response: the only place that counts
+/// `active`.
+#[derive(Debug)]
+pub struct InFlight {
+    live: Arc<Live>,
+    thread: usize,
+    adds_session: bool,
+    is_tunnel: bool,
+}
+
+impl InFlight {
+    /// Counts one more request on `thread`, which must be the calling thread.
+    pub fn on(live: &Arc<Live>, thread: usize) -> InFlight {
+        let this = InFlight { live: Arc::clone(live), thread, adds_session: false, is_tunnel: false };
+        this.add(1, |shard| &shard.active);
+        this
+    }
+
+    /// Counts it as one that may add a session to the backend, until it is known whether it does.
+    pub fn expect_session(&mut self) {
+        if !std::mem::replace(&mut self.adds_session, true) {
+            self.add(1, |shard| &shard.adding);
+        }
+    }
+
+    /// Notes that it is known whether the request adds a session: if so, the session is counted.
+    pub fn session_known(&mut self) {
+        if std::mem::take(&mut self.adds_session) {
+            self.add(u32::MAX, |shard| &shard.adding);
+            if self.live.has_session_limit() {
+                self.live.changed();
+            }
+        }
+    }
+
+    /// Counts it as a tunnel, too, from now on.
+    pub fn becomes_tunnel(&mut self) {
+        if !std::mem::replace(&mut self.is_tunnel, true) {
+            self.add(1, |shard| &shard.tunnels);
+        }
+    }
+
+    /// A plain load and store: no other thread writes this shard, so no locked instruction.
+    fn add(&self, delta: u32, counter: impl FnOnce(&Shard) -> &AtomicU32) {
+        if let Some(counter) = self.live.shards.get(self.thread).map(counter) {
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(delta), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.session_known();
+        self.add(u32::MAX, |shard| &shard.active);
+        if self.is_tunnel {
+            self.add(u32::MAX, |shard| &shard.tunnels);
+        }
+        // No request waits for capacity where there is no limit, and most backends have none: only those with a
+        // limit pay for the barrier in `changed`.
+        if self.live.has_request_limit() {
+            self.live.changed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::AdminState;
+
+    #[test]
+    fn in_flight_is_counted_over_all_threads_and_given_back() {
+        let live = Arc::new(Live::new(0, 2, AdminState::Ready, 1));
+        let a = InFlight::on(&live, 0);
+        let b = InFlight::on(&live, 1);
+        assert_eq!(live.active(), 2);
+        drop(a);
+        assert_eq!(live.active(), 1);
+        drop(b);
+        assert_eq!(live.active(), 0);
+    }
+}
