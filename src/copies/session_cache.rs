@@ -19,12 +19,12 @@ pub struct SessionCache(Option<Box<Cached>>);
 struct Cached {
     /// The ref of the session with this id in this pool.
     session: Option<(Arc<str>, u64, SessionRef)>,
-    /// What a request told of the session's state, and how.
-    field: Option<(SessionRef, Told, HeaderValue)>,
+    /// What a request says of the session's state, and how.
+    field: Option<(SessionRef, State, HeaderValue)>,
 }
 
 /// The term, the seq, and whether the session has ended.
-type Told = (u32, Option<u64>, bool);
+type State = (u32, Option<u64>, bool);
 
 impl SessionCache {
     /// Returns the ref of the session with this id of Linchpin's own in the pool.
@@ -42,13 +42,13 @@ impl SessionCache {
 
     /// Returns the `Linchpin-Session` of a request that claims this.
     pub fn field(&mut self, session: SessionRef, claim: &Claim) -> Option<HeaderValue> {
-        let told = (claim.term, claim.seq, claim.dropped);
+        let state = (claim.term, claim.seq, claim.dropped);
         let cached = self.0.get_or_insert_default();
         match &cached.field {
-            Some((known, known_told, field)) if *known == session && *known_told == told => Some(field.clone()),
+            Some((known, known_state, field)) if *known == session && *known_state == state => Some(field.clone()),
             _ => {
                 let field = fields::session(session, claim)?;
-                cached.field = Some((session, told, field.clone()));
+                cached.field = Some((session, state, field.clone()));
                 Some(field)
             }
         }

@@ -45,9 +45,9 @@ fn hex_digits(word: u32) -> [u8; 8] {
     let word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
     let word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
     let nibbles = (word << 4 | word) & (EACH * 0x0f);
-    // 1 for each nibble from 10 on.
-    let letters = (nibbles + EACH * 6) >> 4 & EACH;
-    (nibbles + EACH * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+    // 1 for each nibble above 9.
+    let above_nine = (nibbles + EACH * 6) >> 4 & EACH;
+    (nibbles + EACH * u64::from(b'0') + above_nine * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
 /// Writes 32 hex digits.
