@@ -293,10 +293,11 @@ async fn no_request_fails_and_nothing_is_cut_off_by_reload_after_reload() {
         before.0, late.0, before.1, late.1
     );
     assert!(requests > reloads && pieces > reloads, "{requests} {pieces}");
-    // A snapshot that stayed behind would take some 10 KiB, a log or listener a descriptor.
+    // A snapshot that stayed behind would take some 10 KiB; a log or listener one descriptor, a thousand in a long run.
     let growth = late.0.saturating_sub(early_memory);
     assert!(growth < 6 * 1024 + reloads, "memory grew by {growth} KiB");
-    let idle = 40;
+    // Connections to backends that are idle at the moment: between 30 and 70, as the load has it.
+    let idle = 80;
     assert!(late.1 < early_descriptors + idle, "descriptors: {early_descriptors}, then {}", late.1);
     until("the descriptors of all clients are closed", async || usage(process).1 < before.1 + idle).await;
     let metrics = {
