@@ -287,7 +287,6 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("pools.discover.group", ""),
     ("pools.backends.max_requests", "maxconn maxconns maxconnections limitconn unhealthyrequestcount"),
     ("pools.backends.max_sessions", ""),
-    ("pools.backends.group", "label labels subset"),
     (
         "[[pools.discover]]",
         "dns resolver resolvers servertemplate dynamic dynamicupstreams servicediscovery strictdns providers srv",
@@ -303,7 +302,6 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("pools.discover.weight", "loadbalancingweight"),
     ("pools.discover.max_requests", "maxconn maxconns maxconnections"),
     ("pools.discover.max_sessions", ""),
-    ("pools.discover.group", "label labels subset"),
     ("pools.discover.max_backends", "slots numservers"),
     ("pools.discover.drain", "draintime draining"),
 ];
