@@ -70,7 +70,7 @@ async fn a_slow_start_ends_in_time_and_none_begins_with_the_process() {
 #[tokio::test]
 async fn a_backend_whose_probes_pass_again_starts_slowly() {
     let [a, b, _] = Backend::three().await;
-    let health = "path = \"/\"\ninterval = \"50ms\"\nrise = 1\nfall = 1";
+    let health = "path = \"/\"\ninterval = \"50ms\"\ntimeout = \"10s\"\nrise = 1\nfall = 1";
     let proxy = slow("").table("health", health).backend(&a, "").backend(&b, "").start();
     let address = b.kill().await;
     proxy.health("b", linchpin::pool::Health::Down).await;
