@@ -14,7 +14,7 @@ const LONGEST_HANDOVER: Duration = SECOND.saturating_mul(60);
 /// Reads the session copies of a pool; `None` without the section.
 pub(super) fn copies(table: &Table<'_>) -> Option<Settings> {
     let default = Settings::default();
-    let holds = word(Hold::ALL.map(|hold| (hold.as_str(), hold)), &[]);
+    let holds = word(Hold::ALL.map(|hold| (hold.as_str(), hold)));
     let settings = Settings {
         hold: table.get("hold", holds).unwrap_or(default.hold),
         memory: table.get("memory", size(MIB..=1 << 40)).unwrap_or(default.memory),

@@ -54,7 +54,7 @@ pub(super) fn discover(table: &Table<'_>) -> Option<Settings> {
 
 fn dns(table: &Table<'_>) -> Option<Source> {
     let default = RefreshInterval::default();
-    let records = table.get("type", word(RECORDS, &[]));
+    let records = table.get("type", word(RECORDS));
     let port = table.get("port", whole(1..=65_535));
     let prefix = table.get("prefix", name);
     let resolvers = table.filled_list("resolver", resolver).unwrap_or_default();

@@ -144,7 +144,7 @@ fn log(table: &Table<'_>) -> telemetry::Settings {
     let default = telemetry::Settings::default();
     telemetry::Settings {
         level: table.get("level", level).unwrap_or(default.level),
-        format: table.get("format", word([("text", Text), ("json", Json)], &[])).unwrap_or(default.format),
+        format: table.get("format", word([("text", Text), ("json", Json)])).unwrap_or(default.format),
         access: table.get("access", |value| access(table, value)).unwrap_or(default.access),
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerDraft {
         http2: table.get("http2", flag).unwrap_or(false),
         proxy_protocol: table.get("proxy_protocol", flag).unwrap_or(false),
         trusted_proxies: trusted_proxies.into_iter().map(|net| net.value).collect(),
-        forwarded: table.get("forwarded", word(FORWARDED, &[])),
+        forwarded: table.get("forwarded", word(FORWARDED)),
         tls: table.section("tls", |tls| tls.is_present().then(|| tls::listener(tls))),
         redirect_https: table.spot("redirect_https", tls::https_port),
     };

@@ -49,7 +49,7 @@ const CAPACITY: usize = 1_000_000;
 
 /// Reads the persistence of the pool named `pool`. Also returns the position of its cookie's name.
 pub(super) fn persistence(table: &Table<'_>, pool: &str) -> (Settings, Range<usize>) {
-    let kind = table.get("type", word(PersistenceType::WORDS, &[])).unwrap_or(PersistenceType::Cookie);
+    let kind = table.get("type", word(PersistenceType::WORDS)).unwrap_or(PersistenceType::Cookie);
     let idle_timeout = table.get("idle_timeout", duration(SECOND..=LONGEST));
     let absolute_timeout = table.get("absolute_timeout", duration(SECOND..=LONGEST));
     let has_absolute = table.has("absolute_timeout");
@@ -220,11 +220,11 @@ fn cookie(table: &Table<'_>, pool: &str, has_absolute_timeout: bool) -> cookie::
         secure: table.get("secure", flag),
         http_only: table.get("http_only", flag).unwrap_or(default.http_only),
         same_site: table
-            .get("same_site", word(SameSite::ALL.map(|same_site| (same_site.as_str(), same_site)), &[]))
+            .get("same_site", word(SameSite::ALL.map(|same_site| (same_site.as_str(), same_site))))
             .unwrap_or(default.same_site),
         partitioned: table.get("partitioned", flag).unwrap_or(default.partitioned),
         lifetime: table
-            .get("lifetime_type", word(LifetimeType::ALL.map(|lifetime| (lifetime.as_str(), lifetime)), &[]))
+            .get("lifetime_type", word(LifetimeType::ALL.map(|lifetime| (lifetime.as_str(), lifetime))))
             .unwrap_or(default.lifetime),
     };
     if settings.lifetime == LifetimeType::Permanent && !has_absolute_timeout {

@@ -107,7 +107,7 @@ impl BackendDraft {
 
 pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
     let name = table.required("name", "\"app\"", name);
-    let kinds = word(balance::BalancerKind::ALL.map(|kind| (kind.as_str(), kind)), &[]);
+    let kinds = word(balance::BalancerKind::ALL.map(|kind| (kind.as_str(), kind)));
     let balance = table.get("balance", kinds).unwrap_or_default();
     let (hash, max_load) = table.section("hash", hash);
     let (balance, hash) = match balance {
@@ -155,7 +155,7 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
 }
 
 fn backend(table: &Table<'_>) -> BackendDraft {
-    let states = word(AdminState::ALL.map(|state| (state.as_str(), state)), &[]);
+    let states = word(AdminState::ALL.map(|state| (state.as_str(), state)));
     BackendDraft {
         name: table.required("name", "\"a\"", name),
         address: table.required("address", "\"127.0.0.1:9001\"", backend_endpoint(table)),
@@ -235,7 +235,7 @@ fn hash(table: &Table<'_>) -> (Option<key::Settings>, u32) {
         ("cookie", HashBy::Cookie),
         ("query", HashBy::Query),
     ];
-    let by = table.get("by", word(WORDS, &[])).unwrap_or(HashBy::Address);
+    let by = table.get("by", word(WORDS)).unwrap_or(HashBy::Address);
     let max_load = table.get("max_load", percent(100..=10_000)).unwrap_or(125);
     let is_named = matches!(by, HashBy::Header | HashBy::Cookie | HashBy::Query);
     if is_named && !table.has("name") {
@@ -268,7 +268,7 @@ enum ProbeType {
 
 fn health(table: &Table<'_>, health_state: &mut health_state::Settings) -> health::Settings {
     let default = health::Settings::default();
-    let kinds = word([("http", ProbeType::Http), ("tcp", ProbeType::Tcp), ("none", ProbeType::None)], &[]);
+    let kinds = word([("http", ProbeType::Http), ("tcp", ProbeType::Tcp), ("none", ProbeType::None)]);
     let default_type = if table.is_present() { ProbeType::Http } else { ProbeType::None };
     let kind = table.get("type", kinds).unwrap_or(default_type);
     let mut probe = Probe::http();
@@ -430,7 +430,7 @@ fn upstream(table: &Table<'_>) -> upstream::Settings {
         idle_timeout: idle_timeout.unwrap_or(default.idle_timeout),
         header_count: table.get("header_count", whole(1..=1000)).unwrap_or(default.header_count),
         http2: table.get("http2", flag).unwrap_or(default.http2),
-        proxy_protocol: table.get("proxy_protocol", word(PROXY_PROTOCOLS, &[])),
+        proxy_protocol: table.get("proxy_protocol", word(PROXY_PROTOCOLS)),
         tls: table.switched_section("tls", tls::upstream).flatten(),
     };
     if settings.http2 && settings.proxy_protocol.is_some() {

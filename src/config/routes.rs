@@ -55,7 +55,7 @@ const POOL_ONLY: [&str; 9] = [
 
 pub(super) fn route(table: &Table<'_>) -> RouteDraft {
     let default = Settings::all_to("");
-    let scheme = word([("http", false), ("https", true)], &[]);
+    let scheme = word([("http", false), ("https", true)]);
     let persistence = table.spot("persistence", flag);
     let redirect = table.section("redirect", redirect);
     let draft = RouteDraft {
@@ -132,7 +132,7 @@ fn check_keys(table: &Table<'_>, route: &Settings) {
 }
 
 fn redirect(table: &Table<'_>) -> Option<Spanned<Redirect>> {
-    let scheme = table.get("scheme", word([("http", "http"), ("https", "https")], &[]));
+    let scheme = table.get("scheme", word([("http", "http"), ("https", "https")]));
     let host = table.get("host", authority);
     let whole_path = table.get("path", plain_path);
     let prefix = table.get("prefix", path_prefix);

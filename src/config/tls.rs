@@ -45,7 +45,7 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerTls {
         table.notes().error(&table.at("certificates"), "`certificates` is empty", remedy);
     }
     let clients = clients(table);
-    let version = word([("1.2", Version::Tls12), ("1.3", Version::Tls13)], &[]);
+    let version = word([("1.2", Version::Tls12), ("1.3", Version::Tls13)]);
     let (min_version, http2) = (table.get("min_version", version), table.get("http2", flag));
     let hsts = table.get("hsts", duration(Duration::ZERO..=2 * YEAR));
     let certificates = certificates.into_iter().collect::<Option<Vec<_>>>();
@@ -214,7 +214,7 @@ fn count(days: i64) -> String {
 
 fn clients(table: &Table<'_>) -> Option<ClientVerification> {
     let authorities = table.spot("client_ca", plain_text).map(|spot| resolved(table, spot));
-    let is_required = table.get("client_certificate", word([("required", true), ("optional", false)], &[]));
+    let is_required = table.get("client_certificate", word([("required", true), ("optional", false)]));
     if table.has("client_certificate") && !table.has("client_ca") {
         let problem = "`client_certificate` needs `client_ca`, which says whose certificates to accept";
         let remedy = "write client_ca = \"clients.pem\" with the CA certificate that signed the clients' \

@@ -263,11 +263,9 @@ fn parse_statuses(text: &str) -> Option<RangeInclusive<u16>> {
     }
 }
 
-/// Reads one of some words, in upper or lower case. `unimplemented` are further words of the design, which this program
-/// rejects with a message of their own.
+/// Reads one of some words, in upper or lower case.
 pub(super) fn word<T: Clone + 'static, const N: usize>(
     words: [(&'static str, T); N],
-    unimplemented: &'static [&'static str],
 ) -> impl Fn(&DeValue<'_>) -> Value<T> {
     move |value| {
         let list = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
@@ -278,10 +276,6 @@ pub(super) fn word<T: Clone + 'static, const N: usize>(
         let known = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
         if let Some((_, meaning)) = known {
             return Ok(meaning.clone());
-        }
-        if unimplemented.contains(&text) {
-            let problem = format!("= {} is not in this version of Linchpin", shown(text));
-            return Err(InvalidValue { problem, remedy: format!("write one of {list}") });
         }
         let remedy = match nearest(text, words.iter().map(|(word, _)| *word)) {
             Some(word) => format!("did you mean \"{word}\"?"),

@@ -39,7 +39,7 @@ pub(super) fn policies(table: &Table<'_>) -> Policies {
                 ("refuse", Policy::Refuse(refusal)),
                 ("wait", Policy::Wait(wait)),
             ];
-            let Some(policy) = table.get(cause.as_str(), word(words, &[])) else { continue };
+            let Some(policy) = table.get(cause.as_str(), word(words)) else { continue };
             if policy.suits(cause) {
                 policies.set(cause, policy);
             } else {
