@@ -122,6 +122,13 @@ impl Browser {
             return;
         }
         assert_eq!(response.status, 200, "{response:?}");
+        if response.text().is_empty() {
+            // The server died behind its header section. A response without a length is complete then for everybody
+            // (RFC 9112 §6.3), and PHP's own server sends none.
+            self.unknown += 1;
+            self.failed += 1;
+            return;
+        }
         let value: usize = response.text().trim().parse().unwrap();
         let possible = self.told + 1..=self.told + 1 + self.unknown;
         assert!(possible.contains(&value), "told {value} where {possible:?} is possible: {response:?}");
