@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http2::StreamBody;
-use crate::net::interim::InterimQueue;
+use crate::net::interim::{InterimQueue, StreamInterim};
 use crate::telemetry::Limit;
 
 /// Serves the requests of client connections. One value serves one thread.
@@ -38,7 +38,7 @@ pub trait Handler: 'static {
         self: Rc<Self>,
         client: Rc<Self::Client>,
         request: Request<IncomingBody>,
-        interim: Option<Rc<InterimQueue>>,
+        interim: Option<Interim>,
     ) -> impl Future<Output = Reply<Self::Body>> + 'static;
 
     /// Makes the response to a request that is abandoned before it has one. The runtime then drops the future that
@@ -51,6 +51,15 @@ pub trait Handler: 'static {
 
     /// Counts a connection that reached a limit.
     fn count_limit(&self, limit: Limit);
+}
+
+/// Where the interim responses to a request wait until the runtime sends them.
+#[derive(Debug, Clone)]
+pub enum Interim {
+    /// On a connection of HTTP/1.1, as bytes.
+    Http1(Rc<InterimQueue>),
+    /// On a stream of HTTP/2.
+    Http2(Rc<StreamInterim>),
 }
 
 /// The body of a request, as its connection delivers it.

@@ -61,8 +61,7 @@ use http_body::Body;
 use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
-use crate::handler::{Abandoned, Handler, HeadFault, IncomingBody, Peer, Reply};
-use crate::net::interim::InterimQueue;
+use crate::handler::{Abandoned, Handler, HeadFault, IncomingBody, Interim, Peer, Reply};
 use crate::telemetry::{AccessLogHandle, Limit, ThreadLog};
 use attempt::{UpstreamRequest, UpstreamResponse};
 use client::{Client, ListenerInfo};
@@ -147,7 +146,7 @@ impl Handler for Proxy {
         self: Rc<Self>,
         client: Rc<Client>,
         request: Request<IncomingBody>,
-        interim: Option<Rc<InterimQueue>>,
+        interim: Option<Interim>,
     ) -> impl Future<Output = Reply<ResponseBody>> + 'static {
         let (mut head, body) = request.into_parts();
         let mut exchange = Exchange::begin(&self.thread, &client, &head, interim);

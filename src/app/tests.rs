@@ -12,8 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config;
 use crate::events::Events;
-use crate::handler::{Abandoned, Handler, HeadFault, IncomingBody, Peer, Reply};
-use crate::net::interim::InterimQueue;
+use crate::handler::{Abandoned, Handler, HeadFault, IncomingBody, Interim, Peer, Reply};
 use crate::proxy::client::{Client, ListenerInfo};
 use crate::proxy::relay::ResponseBody;
 use crate::telemetry;
@@ -34,7 +33,7 @@ impl Handler for Panics {
         self: Rc<Self>,
         client: Rc<Client>,
         request: Request<IncomingBody>,
-        interim: Option<Rc<InterimQueue>>,
+        interim: Option<Interim>,
     ) -> Reply<ResponseBody> {
         assert_ne!(request.uri().path(), "/panic", "a panic");
         Rc::clone(&self.0).handle(client, request, interim).await

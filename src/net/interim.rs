@@ -1,15 +1,17 @@
-//! Owns: the queue in which interim responses wait until they may be written to the client.
-//! Invariant: a response is queued and written whole; the queue is bounded.
-//! Must not know: HTTP; who writes, and when.
+//! Owns: the queues in which interim responses wait until they may be sent to the client.
+//! Invariant: a response is queued and sent whole; the queues are bounded.
+//! Must not know: what an interim response says; who sends it, and when.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::task::{Poll, ready};
+
+use http::Response;
 
 /// The most bytes that wait. A response that doesn't fit is dropped, as RFC 9110 §15.2 lets a proxy do.
 const MAX_BYTES: usize = 16 * 1024;
 
-/// The interim responses (RFC 9110 §15.2) that wait to be written on one connection.
+/// The interim responses (RFC 9110 §15.2) that wait to be written on one connection of HTTP/1.1.
 #[derive(Debug, Default)]
 pub struct InterimQueue {
     bytes: RefCell<Vec<u8>>,
@@ -47,6 +49,31 @@ impl InterimQueue {
     }
 }
 
+/// The interim responses to one request over HTTP/2.
+#[derive(Debug, Default)]
+pub struct StreamInterim {
+    waiting: RefCell<Vec<Response<()>>>,
+    /// The bytes of all so far: nothing says when h2 has written them.
+    bytes: Cell<usize>,
+}
+
+impl StreamInterim {
+    /// Queues an interim response, or drops it if the request then had more than 16 KiB of them.
+    pub fn push(&self, response: Response<()>) {
+        let fields = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+        let bytes = self.bytes.get().saturating_add(fields.sum());
+        if bytes <= MAX_BYTES {
+            self.bytes.set(bytes);
+            self.waiting.borrow_mut().push(response);
+        }
+    }
+
+    /// Takes those that wait.
+    pub fn take(&self) -> Vec<Response<()>> {
+        self.waiting.take()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +97,18 @@ mod tests {
         {}
         assert_eq!(written, b"onetwo");
         assert!(queue.poll_drain(|_| panic!("nothing waits")).is_ready());
+    }
+
+    #[test]
+    fn a_request_over_http_2_has_a_bounded_number_of_bytes_of_interim_responses() {
+        let interim = StreamInterim::default();
+        let response = |bytes| Response::builder().status(103).header("link", "x".repeat(bytes)).body(()).unwrap();
+        interim.push(response(MAX_BYTES));
+        interim.push(response(1000));
+        assert_eq!(interim.take().len(), 1, "the first one does not fit");
+        interim.push(response(MAX_BYTES - 1100));
+        interim.push(response(1));
+        assert_eq!(interim.take().len(), 1, "what was taken counts");
     }
 
     #[test]

@@ -315,7 +315,7 @@ pub(super) async fn attempt(
         let is_shared = scheme.is_some();
         let mut interim = InterimForwarder {
             gate: upstream_request.body().map(|body| body.gate()),
-            client: exchange.interim().map(|queue| &**queue),
+            client: exchange.interim(),
             edits: exchange.edits().map(|edits| &edits.response),
             forwarded: 0,
         };

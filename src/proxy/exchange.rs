@@ -27,8 +27,9 @@ use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, Verdict};
 use crate::clock::{self, Deadline};
 use crate::copies::CopyOutcome;
+use crate::handler::Interim;
 use crate::health::passive;
-use crate::net::interim::InterimQueue;
+
 use crate::pool::InFlight;
 use crate::pool::failure_evidence;
 use crate::pool::health_state::FailedRequest;
@@ -40,7 +41,7 @@ pub struct Exchange {
     thread: Rc<ThreadState>,
     client: Rc<Client>,
     /// Where interim responses go, if the client can be sent any.
-    interim: Option<Rc<InterimQueue>>,
+    interim: Option<Interim>,
     identity: ClientIdentity,
     view: Rc<ThreadSnapshot>,
     /// Read only for a response that Linchpin makes itself.
@@ -68,7 +69,7 @@ impl Exchange {
         thread: &Rc<ThreadState>,
         client: &Rc<Client>,
         head: &request::Parts,
-        interim: Option<Rc<InterimQueue>>,
+        interim: Option<Interim>,
     ) -> Box<Exchange> {
         let identity = client.identify(&head.headers);
         let id = client.request_id(&head.headers).unwrap_or_else(|| thread.new_id());
@@ -145,7 +146,7 @@ impl Exchange {
     }
 
     /// Returns the queue for interim responses, if the client can receive them.
-    pub(super) fn interim(&self) -> Option<&Rc<InterimQueue>> {
+    pub(super) fn interim(&self) -> Option<&Interim> {
         self.interim.as_ref()
     }
 

@@ -4,23 +4,23 @@
 
 use std::cell::Cell;
 
-use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
+use http::{Response, StatusCode};
 
 use super::fields::Fields;
 use super::headers;
-use crate::net::interim::InterimQueue;
+use crate::handler::Interim;
 
 /// The most interim responses that are forwarded per attempt. A page has one, a slow task some dozens of 102.
 const MAX_INTERIM_RESPONSES: u32 = 64;
 
-/// Forwards the interim responses of one attempt over HTTP/1.1.
+/// Forwards the interim responses of one attempt.
 pub(super) struct InterimForwarder<'a> {
     /// Opened by a 100. The body of the request waits for it.
     pub(super) gate: Option<&'a Cell<bool>>,
     /// Where all others go but 101. A 100 is not forwarded: hyper's server sends one by itself if the client expects it,
     /// as soon as the body is read.
-    pub(super) client: Option<&'a InterimQueue>,
+    pub(super) client: Option<&'a Interim>,
     /// The fields that the route changes, which are removed.
     pub(super) edits: Option<&'a Fields>,
     /// How many were forwarded.
@@ -36,18 +36,31 @@ impl InterimForwarder<'_> {
             && self.forwarded < MAX_INTERIM_RESPONSES
         {
             self.forwarded += 1;
-            client.push(&head(status, fields, self.edits.into_iter().flat_map(Fields::names)));
+            let fields = to_client(fields, self.edits.into_iter().flat_map(Fields::names));
+            match client {
+                Interim::Http1(queue) => drop(queue.push(&head(status, &fields))),
+                Interim::Http2(stream) => {
+                    let mut response = Response::new(());
+                    (*response.status_mut(), *response.headers_mut()) = (status, fields);
+                    stream.push(response);
+                }
+            }
         }
     }
 }
 
-/// Serializes an interim response.
-fn head<'e>(status: StatusCode, mut fields: HeaderMap, edited: impl Iterator<Item = &'e HeaderName>) -> Vec<u8> {
+/// Removes the fields that no interim response has, and those that the route changes.
+fn to_client<'e>(mut fields: HeaderMap, edited: impl Iterator<Item = &'e HeaderName>) -> HeaderMap {
     headers::to_client(&mut fields);
     fields.remove(CONTENT_LENGTH);
     for name in edited {
         fields.remove(name);
     }
+    fields
+}
+
+/// Serializes an interim response.
+fn head(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(32 + 64 * fields.len());
     for part in
         [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", status.canonical_reason().unwrap_or("Interim").as_bytes()]
@@ -56,7 +69,7 @@ fn head<'e>(status: StatusCode, mut fields: HeaderMap, edited: impl Iterator<Ite
     }
     bytes.extend_from_slice(b"\r\n");
     // A `HeaderValue` contains no line break.
-    for (name, value) in &fields {
+    for (name, value) in fields {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             bytes.extend_from_slice(part);
         }
@@ -85,10 +98,11 @@ mod tests {
         for (name, value) in fields {
             all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let bytes = head(StatusCode::from_u16(103).unwrap(), all, [HeaderName::from_static("x-internal")].iter());
+        let fields = to_client(all, [HeaderName::from_static("x-internal")].iter());
+        let bytes = head(StatusCode::from_u16(103).unwrap(), &fields);
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nlink: </b.css>\r\n\r\n");
-        let bytes = head(StatusCode::from_u16(199).unwrap(), HeaderMap::new(), [].iter());
+        let bytes = head(StatusCode::from_u16(199).unwrap(), &HeaderMap::new());
         assert_eq!(bytes, b"HTTP/1.1 199 Interim\r\n\r\n");
     }
 }

@@ -289,8 +289,7 @@ impl Activity {
         &self.pacing
     }
 
-    /// Returns the queue for interim responses to a request of this version. Returns `None` if its client can receive
-    /// none: HTTP/1.0 has none (RFC 9110 §15.2), and the queue holds bytes of HTTP/1.1.
+    /// Returns the queue for interim responses to a request over HTTP/1. HTTP/1.0 has none (RFC 9110 §15.2).
     pub(super) fn interim_of(&self, version: Version) -> Option<Rc<InterimQueue>> {
         (version == Version::HTTP_11).then(|| Rc::clone(self.interim.get_or_init(Rc::default)))
     }

@@ -22,8 +22,9 @@ use super::io::Io;
 use super::service::Requests;
 use super::settings::Limits;
 use crate::clock;
-use crate::handler::Handler;
+use crate::handler::{Handler, Interim};
 use crate::net::Stream;
+use crate::net::interim::StreamInterim;
 
 /// The most streams of a connection at once; nginx and HAProxy allow as many.
 const MAX_STREAMS: u32 = 100;
@@ -67,7 +68,9 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
                     timer: context.clock.deadline(),
                     timeout: context.limits.idle_timeout,
                 };
-                let stream = http2_stream::serve(Box::pin(requests.handle(request)), respond, tunnel, limit);
+                let interim = Rc::<StreamInterim>::default();
+                let handling = requests.handle(request, Some(Interim::Http2(Rc::clone(&interim))));
+                let stream = http2_stream::serve(Box::pin(handling), respond, interim, tunnel, limit);
                 drop(tokio::task::spawn_local(stream));
             };
             if connection.poll(cx, accept).is_ready() {

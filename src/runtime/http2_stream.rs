@@ -23,6 +23,7 @@ use super::stream_tunnel::StreamTunnel;
 use crate::clock::Deadline;
 use crate::handler::{IncomingBody, Reply, ResponseContent};
 use crate::http2::{BodySender, StreamBody};
+use crate::net::interim::StreamInterim;
 
 /// Fields that belong to a connection of HTTP/1.1 (RFC 9113 §8.2.2).
 const CONNECTION_FIELDS: [HeaderName; 6] = [
@@ -54,19 +55,28 @@ pub(super) struct StallLimit {
     pub(super) timeout: Duration,
 }
 
-/// Serves a stream until it ends. `handling` is boxed, since it takes kilobytes until there is a response; `tunnel` is the client's side of the stream, if the request asks for one.
+/// Serves a stream until it ends. `handling` is boxed, since it takes kilobytes until there is a response; what `interim` has goes out before it; `tunnel` is the client's side of the stream, if the request asks for one.
 pub(super) async fn serve<B>(
     mut handling: Pin<Box<impl Future<Output = (Reply<B>, RequestGuard)>>>,
     mut respond: SendResponse<CountedChunk>,
+    interim: Rc<StreamInterim>,
     tunnel: Option<StreamBody>,
     limit: StallLimit,
 ) where
     B: ResponseContent<Error: Unpin> + Unpin,
 {
-    let handled = poll_fn(|cx| match handling.as_mut().poll(cx) {
-        Poll::Ready(handled) => Poll::Ready(Some(handled)),
-        // The client may not wait for the response any more.
-        Poll::Pending => respond.poll_reset(cx).map(|_| None),
+    let handled = poll_fn(|cx| {
+        let polled = handling.as_mut().poll(cx);
+        for response in interim.take() {
+            if let Err(error) = respond.send_informational(response) {
+                tracing::debug!(%error, "cannot send an interim response");
+            }
+        }
+        match polled {
+            Poll::Ready(handled) => Poll::Ready(Some(handled)),
+            // The client may not wait for the response any more.
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        }
     });
     let Some((reply, mut guard)) = handled.await else { return };
     drop(handling);

@@ -18,7 +18,7 @@ use super::conn_context::ConnContext;
 use super::delivery::TrackedBody;
 use super::ensure_response::EnsureResponse;
 use super::shutdown::Shutdown;
-use crate::handler::{Handler, IncomingBody, Reply, ResponseContent};
+use crate::handler::{Handler, IncomingBody, Interim, Reply, ResponseContent};
 use crate::telemetry::Limit;
 
 /// Hands the requests of one connection to the handler, and records them in the connection's `activity`.
@@ -41,12 +41,12 @@ impl<H: Handler> Requests<H> {
     pub(super) fn handle(
         &self,
         request: Request<IncomingBody>,
+        interim: Option<Interim>,
     ) -> impl Future<Output = (Reply<H::Body>, RequestGuard)> + use<H> + 'static {
         let guard = RequestGuard::begin(&self.activity, !request.body().is_end_stream());
         if self.activity.requests() == self.most {
             self.handler.count_limit(Limit::RequestsPerConnection);
         }
-        let interim = self.activity.interim_of(request.version());
         let (abandons, abandoned) = (Rc::clone(&self.handler), Rc::clone(&self.client));
         let abandon = move |why| abandons.abandoned(&abandoned, why);
         let handling = Rc::clone(&self.handler).handle(Rc::clone(&self.client), request, interim);
@@ -74,7 +74,8 @@ pub(super) fn service<H: Handler>(
 > {
     service_fn(move |request: Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
-        let handling = requests.handle(request.map(IncomingBody::Http1));
+        let interim = requests.activity.interim_of(request.version()).map(Interim::Http1);
+        let handling = requests.handle(request.map(IncomingBody::Http1), interim);
         let (is_last, shutdown) = (requests.is_last(), Rc::clone(&requests.shutdown));
         handling.map(move |(reply, mut guard)| {
             let Reply { mut response, tunnel, is_stream } = reply;

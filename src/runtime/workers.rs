@@ -264,8 +264,7 @@ mod tests {
     use super::super::listeners::{Acquisition, Listeners};
     use super::super::settings::{ListenerSettings, Settings};
     use super::*;
-    use crate::handler::{Abandoned, HeadFault, IncomingBody, Peer, Reply, ResponseContent};
-    use crate::net::interim::InterimQueue;
+    use crate::handler::{Abandoned, HeadFault, IncomingBody, Interim, Peer, Reply, ResponseContent};
     use crate::telemetry::Limit;
     use crate::telemetry::metrics::{Labels, Metrics};
 
@@ -297,12 +296,7 @@ mod tests {
 
         fn begin_connection(&self, _: &Arc<()>, _: Peer) {}
 
-        async fn handle(
-            self: Rc<Self>,
-            _: Rc<()>,
-            _: Request<IncomingBody>,
-            _: Option<Rc<InterimQueue>>,
-        ) -> Reply<Nothing> {
+        async fn handle(self: Rc<Self>, _: Rc<()>, _: Request<IncomingBody>, _: Option<Interim>) -> Reply<Nothing> {
             Reply { response: Response::new(Nothing), tunnel: None, is_stream: false }
         }
 

@@ -176,10 +176,8 @@ async fn backend_of_http2() -> std::net::SocketAddr {
     .await
 }
 
-/// A known deviation: interim responses are queued as bytes of HTTP/1.1. If this fails because they reach a stream of
-/// HTTP/2, update docs/http.md.
 #[tokio::test]
-async fn a_client_of_http_2_gets_the_final_response_only() {
+async fn a_client_of_http_2_gets_interim_responses_before_the_final_one() {
     let a = Backend::start("a", |_| Reply::Bytes(format!("{HINTS}{FINAL}").into())).await;
     let proxy = Proxy::builder().top(HTTP2).backend(&a, "").start();
     let stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
@@ -188,7 +186,8 @@ async fn a_client_of_http_2_gets_the_final_response_only() {
     let request = http::Request::get("http://test/").body(()).unwrap();
     let mut response = client.send_request(request, true).unwrap().0;
     let first = soon("a response", std::future::poll_fn(|cx| response.poll_informational(cx))).await;
-    assert!(first.is_none(), "{first:?}");
+    let first = first.expect("an interim response").unwrap();
+    assert_eq!((first.status().as_u16(), first.headers().get("link").is_some()), (103, true), "{first:?}");
     assert_eq!(soon("a response", response).await.unwrap().status(), StatusCode::OK);
 }
 
