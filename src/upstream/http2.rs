@@ -49,6 +49,9 @@ const CONNECTION_WINDOW: u32 = LARGE_WINDOW * (MAX_STREAMS as u32 + MAX_STREAMS 
 /// Bytes of a request's body that may wait for the socket: as many as one frame has.
 const SEND_BUFFER: usize = 16 * 1024;
 
+/// What h2 takes for the number of streams that the backend allows, until its SETTINGS arrive.
+const UNKNOWN: usize = u32::MAX as usize - 1;
+
 /// An HTTP/2 connection. Its clones share it.
 #[derive(Clone)]
 pub struct Http2Connection {
@@ -94,9 +97,17 @@ impl Http2Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(MAX_RESPONSE_HEAD as u32)
-            .initial_max_send_streams(MAX_STREAMS)
+            .initial_max_send_streams(UNKNOWN)
             .enable_push(false);
         let (sender, mut connection) = http.handshake(stream).await?;
+        // The backend's SETTINGS come first (RFC 9113 §3.4). Without them a burst of requests would take more streams than
+        // it allows, and those that it refuses could leave it for another backend.
+        std::future::poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(end) => Poll::Ready(end.and(Err(h2::Error::from(Reason::NO_ERROR)))),
+            Poll::Pending if sender.current_max_send_streams() == UNKNOWN => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await?;
         let last_heard = Rc::new(Cell::new(clock::now()));
         let mut keep_alive = KeepAlive::new(connection.ping_pong(), Rc::clone(&last_heard));
         let state = Rc::new(ConnectionState {
