@@ -76,7 +76,7 @@ impl BalancerKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{AdminState, backend, health_state, reconcile::Reconciler};
+    use crate::pool::{AdminState, backend, reconcile};
     use std::sync::Arc;
 
     /// Builds a pool `p` of backends with these weights. A negative weight makes a backup.
@@ -86,13 +86,7 @@ mod tests {
             backup: *weight < 0,
             ..backend::Settings::new(&format!("b{index}"), ([127, 0, 0, 1], 9000 + index as u16).into())
         });
-        let settings = crate::pool::Settings {
-            name: "p".into(),
-            backends: backends.collect(),
-            health_state: health_state::Settings::default(),
-            ..crate::pool::Settings::default()
-        };
-        Reconciler::new(1).pools(&[settings]).remove(0)
+        reconcile::pool_of("p", backends)
     }
 
     fn order(kind: BalancerKind, pool: &Pool, entropy: u64) -> Vec<usize> {

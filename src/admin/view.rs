@@ -105,14 +105,8 @@ pub(super) struct Backend<'a> {
     weight: u32,
     /// Its weight for new sessions now: less than `weight` during a slow start.
     effective_weight: f64,
-    sessions: u64,
-    /// The standard error of `sessions`, as a share of it; omitted if each was counted.
-    #[serde(skip_serializing_if = "is_zero")]
-    sessions_error: f64,
-    /// The same sessions by their idle time.
-    idle_sessions: BTreeMap<&'static str, u64>,
-    active_requests: u32,
-    tunnels: u32,
+    #[serde(flatten)]
+    load: Load,
     requests: u64,
     failures: u64,
     /// When its health last changed, in seconds since the Unix epoch.
@@ -214,15 +208,42 @@ pub(super) fn effective_weight(live: &Live) -> f64 {
     f64::from(live.effective_weight()) / f64::from(slow_start::ONE)
 }
 
-/// `GET …/sessions`: the sessions of one backend.
+/// What a backend has to do now.
 #[derive(Debug, Serialize)]
-pub(super) struct SessionsView {
+struct Load {
+    #[serde(skip)]
+    count: SessionCount,
     sessions: u64,
+    /// The standard error of `sessions`, as a share of it; omitted if each was counted.
     #[serde(skip_serializing_if = "is_zero")]
     sessions_error: f64,
+    /// The same sessions by their idle time.
     idle_sessions: BTreeMap<&'static str, u64>,
     active_requests: u32,
     tunnels: u32,
+}
+
+impl Load {
+    /// Counts what the backend at a position of the pool has.
+    fn now(entry: &PoolEntry, index: usize) -> Load {
+        let live = entry.pool.backend(index).live();
+        let count = live.sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
+        Load {
+            sessions: count.sessions,
+            sessions_error: rounded(count.error),
+            idle_sessions: SessionCount::IDLE_WORDS.into_iter().zip(count.idle).collect(),
+            active_requests: live.active(),
+            tunnels: live.tunnels(),
+            count,
+        }
+    }
+}
+
+/// `GET …/sessions`: the sessions of one backend.
+#[derive(Debug, Serialize)]
+pub(super) struct SessionsView {
+    #[serde(flatten)]
+    load: Load,
     /// Whether there are fewer sessions than the request asks for; omitted if it asks for no number.
     #[serde(skip_serializing_if = "Option::is_none")]
     below: Option<bool>,
@@ -231,16 +252,8 @@ pub(super) struct SessionsView {
 impl SessionsView {
     /// Counts the sessions of the backend at a position of the pool.
     pub(super) fn now(entry: &PoolEntry, index: usize, below: Option<u64>) -> SessionsView {
-        let live = entry.pool.backend(index).live();
-        let count = live.sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
-        SessionsView {
-            sessions: count.sessions,
-            sessions_error: rounded(count.error),
-            idle_sessions: SessionCount::IDLE_WORDS.into_iter().zip(count.idle).collect(),
-            active_requests: live.active(),
-            tunnels: live.tunnels(),
-            below: below.map(|below| count.sessions < below),
-        }
+        let load = Load::now(entry, index);
+        SessionsView { below: below.map(|below| load.sessions < below), load }
     }
 
     /// Returns whether there are fewer than was asked for.
@@ -284,7 +297,6 @@ impl<'a> Backend<'a> {
     pub(super) fn now(entry: &'a PoolEntry, index: usize) -> Backend<'a> {
         let (backend, series) = (entry.pool.backend(index), entry.series.get(index));
         let live = backend.live();
-        let count = live.sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
         let history = live.history();
         let is_probed = live.state() != AdminState::Maintenance;
         Backend {
@@ -294,11 +306,7 @@ impl<'a> Backend<'a> {
             health: health(live),
             weight: live.weight(),
             effective_weight: effective_weight(live),
-            sessions: count.sessions,
-            sessions_error: rounded(count.error),
-            idle_sessions: SessionCount::IDLE_WORDS.into_iter().zip(count.idle).collect(),
-            active_requests: live.active(),
-            tunnels: live.tunnels(),
+            load: Load::now(entry, index),
             requests: series.map_or(0, |series| series.requests()),
             failures: series.map_or(0, |series| series.failures()),
             since: history.since.as_secs(),
@@ -326,9 +334,8 @@ impl<'a> Pool<'a> {
             failures: status.failures(),
             last_answer: status.last_answer(),
         };
-        let (now, lifetime) = (clock::unix_millis(), entry.affinity.session_lifetime());
-        let counts = entry.pool.backends().iter().map(|backend| backend.live().sessions().count(now, lifetime));
-        let count = counts.fold(SessionCount::default(), SessionCount::and);
+        let backends: Vec<_> = (0..entry.pool.backends().len()).map(|index| Backend::now(entry, index)).collect();
+        let count = backends.iter().map(|backend| backend.load.count).fold(SessionCount::default(), SessionCount::and);
         let queue = entry.pool.queue_settings();
         Pool {
             name: entry.pool.name(),
@@ -341,7 +348,7 @@ impl<'a> Pool<'a> {
             rebalance: Rebalance::now(&entry.pool),
             queue: queue.map(|queue| CapacityQueue { length: entry.pool.queue_length(), size: queue.size }),
             copies: entry.copies.as_deref().map(Copies::now),
-            backends: (0..entry.pool.backends().len()).map(|index| Backend::now(entry, index)).collect(),
+            backends,
             discover: entry.sources.iter().map(source).collect(),
         }
     }

@@ -118,7 +118,7 @@ fn until(seconds: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::pool::observe::Observation;
-    use crate::pool::{AdminState, Pool, backend, health_state, reconcile::Reconciler};
+    use crate::pool::{AdminState, Pool, backend, reconcile};
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -128,13 +128,7 @@ mod tests {
 
     fn pool() -> Arc<Pool> {
         let backends = vec![backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())];
-        let settings = crate::pool::Settings {
-            name: "p".into(),
-            backends,
-            health_state: health_state::Settings::default(),
-            ..crate::pool::Settings::default()
-        };
-        Reconciler::new(1).pools(&[settings]).remove(0)
+        reconcile::pool_of("p", backends)
     }
 
     #[test]

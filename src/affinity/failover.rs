@@ -30,7 +30,7 @@ pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackend
 mod tests {
     use super::*;
     use crate::pool::hash::mix;
-    use crate::pool::{AdminState, backend, health_state, reconcile::Reconciler};
+    use crate::pool::{AdminState, backend, reconcile};
     use std::sync::Arc;
 
     /// Backends by name, weight and failover list.
@@ -40,13 +40,7 @@ mod tests {
             failover: failover.iter().map(|name| (*name).into()).collect(),
             ..backend::Settings::new(name, "127.0.0.1:1".parse().unwrap())
         });
-        let settings = crate::pool::Settings {
-            name: "p".into(),
-            backends: backends.collect(),
-            health_state: health_state::Settings::default(),
-            ..crate::pool::Settings::default()
-        };
-        Reconciler::new(1).pools(&[settings]).remove(0)
+        reconcile::pool_of("p", backends)
     }
 
     fn name_of_next(pool: &Pool, session: u64, dead: &str) -> String {

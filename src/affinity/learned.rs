@@ -299,21 +299,14 @@ fn retention(lifetimes: &Lifetimes) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{Pool, backend, health_state, reconcile::Reconciler};
+    use crate::pool::{Pool, backend, reconcile};
     use http::HeaderValue;
 
     const NOW: u64 = 1_700_000_000;
 
     fn pool() -> Arc<Pool> {
         let backends = ["a", "b"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
-        let health_state = health_state::Settings::default();
-        let settings = crate::pool::Settings {
-            name: "app".into(),
-            backends: backends.into(),
-            health_state,
-            ..crate::pool::Settings::default()
-        };
-        Reconciler::new(1).pools(&[settings]).remove(0)
+        reconcile::pool_of("app", backends)
     }
 
     fn holder(pool: &Pool, index: usize) -> Holder<'_> {

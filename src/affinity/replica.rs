@@ -59,21 +59,14 @@ mod tests {
     use super::super::policy::SessionPolicy;
     use super::super::{Pin, PinLookup};
     use super::*;
-    use crate::pool::{backend, health_state, reconcile::Reconciler};
+    use crate::pool::{backend, reconcile};
     use http::HeaderValue;
     use std::sync::Arc;
 
     #[test]
     fn the_name_of_one_other_backend_counts_and_nothing_else() {
         let backends = ["a", "b", "c"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
-        let health_state = health_state::Settings::default();
-        let settings = crate::pool::Settings {
-            name: "app".into(),
-            backends: backends.into(),
-            health_state,
-            ..crate::pool::Settings::default()
-        };
-        let pool = Reconciler::new(1).pools(&[settings]).remove(0);
+        let pool = reconcile::pool_of("app", backends);
         let long = "n".repeat(65);
         for (values, expected) in [
             (&[][..], "c"),

@@ -166,7 +166,7 @@ impl RouteCarrier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{backend, health_state, reconcile::Reconciler};
+    use crate::pool::{backend, reconcile};
     use http::HeaderValue;
     use std::sync::Arc;
 
@@ -175,13 +175,7 @@ mod tests {
             route: Some(format!("node-{name}")),
             ..backend::Settings::new(name, "127.0.0.1:1".parse().unwrap())
         });
-        let settings = crate::pool::Settings {
-            name: "app".into(),
-            backends: backends.into(),
-            health_state: health_state::Settings::default(),
-            ..crate::pool::Settings::default()
-        };
-        Reconciler::new(1).pools(&[settings]).remove(0)
+        reconcile::pool_of("app", backends)
     }
 
     fn read(route: &RouteCarrier, cookies: &[&str], path: &str) -> Option<[Option<usize>; 3]> {

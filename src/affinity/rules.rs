@@ -146,20 +146,13 @@ impl ForceRule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{backend, health_state, reconcile::Reconciler};
+    use crate::pool::{backend, reconcile};
     use http::Request;
     use std::sync::Arc;
 
     fn pool() -> Arc<Pool> {
         let backends = ["a", "b"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
-        let health_state = health_state::Settings::default();
-        let settings = crate::pool::Settings {
-            name: "app".into(),
-            backends: backends.into(),
-            health_state,
-            ..crate::pool::Settings::default()
-        };
-        Reconciler::new(1).pools(&[settings]).remove(0)
+        reconcile::pool_of("app", backends)
     }
 
     fn head(method: &str, uri: &str, fields: &[(&str, &str)]) -> request::Parts {

@@ -241,6 +241,13 @@ fn is_new_in(old: &Pool, backend: &Backend) -> bool {
     !old.backends.is_empty() && !old.position(backend.name()).is_some_and(|index| is_same(old.backend(index)))
 }
 
+/// Makes a pool of these backends, for one thread and with defaults otherwise.
+#[cfg(test)]
+pub(crate) fn pool_of(name: &str, backends: impl IntoIterator<Item = backend::Settings>) -> Arc<Pool> {
+    let settings = Settings { name: name.into(), backends: backends.into_iter().collect(), ..Settings::default() };
+    Reconciler::new(1).pools(&[settings]).remove(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

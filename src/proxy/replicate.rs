@@ -153,19 +153,12 @@ mod tests {
     use super::*;
     use crate::copies::{CopyStores, Settings};
     use crate::pool::hash::mix;
-    use crate::pool::{AdminState, backend, health_state, reconcile::Reconciler};
+    use crate::pool::{AdminState, backend, reconcile};
 
     #[test]
     fn a_state_goes_to_who_had_it_and_then_in_the_order_of_failover_and_an_end_only_to_who_had_it() {
         let backends = ["a", "b", "c", "d"].map(|name| backend::Settings::new(name, "127.0.0.1:1".parse().unwrap()));
-        let health_state = health_state::Settings::default();
-        let settings = crate::pool::Settings {
-            name: "app".into(),
-            backends: backends.into(),
-            health_state,
-            ..crate::pool::Settings::default()
-        };
-        let pool = Reconciler::new(1).pools(&[settings]).remove(0);
+        let pool = reconcile::pool_of("app", backends);
         let copies = CopyStores::default().open(&"app".into(), &Settings::default(), 1000, 1);
         let bytes = Bytes::from_static(b"sealed");
         let known = [Holder::of(pool.backend(3))];

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::support::exchange::exchange;
 use super::support::process::Running;
 use super::support::{Backend, Client, Proxy, soon, until};
 
@@ -31,21 +32,6 @@ struct Seen {
     is_over: AtomicBool,
 }
 
-/// Sends a request and reads its response. Returns whether the connection stays open for another request.
-async fn exchange(stream: &mut TcpStream) -> Result<bool, String> {
-    stream.write_all(REQUEST).await.map_err(|error| format!("sending: {error}"))?;
-    let mut response = Vec::new();
-    while !response.ends_with(b"\r\n\r\na") {
-        match stream.read_buf(&mut response).await {
-            Ok(0) => return Err(format!("the end after {:?}", String::from_utf8_lossy(&response))),
-            Ok(_) => {}
-            Err(error) => return Err(format!("{error} after {:?}", String::from_utf8_lossy(&response))),
-        }
-    }
-    let head = String::from_utf8_lossy(&response).to_lowercase();
-    if head.starts_with("http/1.1 200") { Ok(!head.contains("connection: close")) } else { Err(head) }
-}
-
 /// A client that connects again and again: each time it gets a response, or can't connect at all.
 async fn connects_often(address: SocketAddr, silent: Duration, seen: Arc<Seen>) -> Result<(), String> {
     loop {
@@ -57,7 +43,9 @@ async fn connects_often(address: SocketAddr, silent: Duration, seen: Arc<Seen>) 
             Err(error) => return Err(format!("connecting: {error}")),
         };
         tokio::time::sleep(silent).await;
-        exchange(&mut stream).await.map_err(|why| format!("on a new connection, silent for {silent:?}: {why}"))?;
+        exchange(&mut stream, REQUEST)
+            .await
+            .map_err(|why| format!("on a new connection, silent for {silent:?}: {why}"))?;
         seen.responses.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -65,7 +53,10 @@ async fn connects_often(address: SocketAddr, silent: Duration, seen: Arc<Seen>) 
 /// A client that reuses its connection until a response says `connection: close`.
 async fn reuses_its_connection(address: SocketAddr, thinks: Duration, seen: Arc<Seen>) -> Result<(), String> {
     let mut stream = TcpStream::connect(address).await.map_err(|error| format!("connecting: {error}"))?;
-    while exchange(&mut stream).await.map_err(|why| format!("on a kept connection, after {thinks:?}: {why}"))? {
+    while exchange(&mut stream, REQUEST)
+        .await
+        .map_err(|why| format!("on a kept connection, after {thinks:?}: {why}"))?
+    {
         seen.responses.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(thinks).await;
     }

@@ -9,6 +9,7 @@ pub mod chromium;
 pub mod client;
 pub mod dns;
 pub mod events;
+pub mod exchange;
 pub mod frames;
 pub mod gate;
 pub mod keys;

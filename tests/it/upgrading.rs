@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::support::exchange::exchange;
 use super::support::process::Running;
 use super::support::session_app::SessionApp;
 use super::support::tool::Folder;
@@ -70,21 +71,9 @@ async fn keep_asking(
     while !is_over.load(Ordering::Relaxed) {
         let close = if keeps { "" } else { "connection: close\r\n" };
         let request = format!("GET / HTTP/1.1\r\nhost: a\r\n{close}\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(|error| format!("sending: {error}"))?;
-        let mut response = Vec::new();
-        while !response.ends_with(b"\r\n\r\na") {
-            match stream.read_buf(&mut response).await {
-                Ok(0) => return Err(format!("the end after {:?}", String::from_utf8_lossy(&response))),
-                Ok(_) => {}
-                Err(error) => return Err(format!("{error} after {:?}", String::from_utf8_lossy(&response))),
-            }
-        }
-        let head = String::from_utf8_lossy(&response).to_lowercase();
-        if !head.starts_with("http/1.1 200") {
-            return Err(head);
-        }
+        let stays_open = exchange(&mut stream, request.as_bytes()).await?;
         served.fetch_add(1, Ordering::Relaxed);
-        if !keeps || head.contains("connection: close") {
+        if !(keeps && stays_open) {
             stream = connect().await?;
         }
     }

@@ -5,7 +5,7 @@
 use super::*;
 use crate::affinity::{Lifetimes, SessionKey};
 use crate::pool::observe::Observation;
-use crate::pool::{InFlight, backend, health_state, reconcile::Reconciler};
+use crate::pool::{InFlight, backend, reconcile};
 
 const NOW: u64 = 1_000_000;
 const LIFETIMES: Lifetimes = Lifetimes { idle: Some(400), absolute: Some(10_000) };
@@ -19,13 +19,7 @@ fn pool() -> Arc<Pool> {
         max_requests: Some(1),
         ..backend::Settings::new(name, ([127, 0, 0, 1], 9000 + index as u16).into())
     });
-    let settings = crate::pool::Settings {
-        name: "app".into(),
-        backends: backends.collect(),
-        health_state: health_state::Settings::default(),
-        ..crate::pool::Settings::default()
-    };
-    Reconciler::new(1).pools(&[settings]).remove(0)
+    reconcile::pool_of("app", backends)
 }
 
 fn pin(pool: &Pool, backend: &str) -> Pin {
