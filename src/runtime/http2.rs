@@ -69,7 +69,8 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
                     timeout: context.limits.idle_timeout,
                 };
                 let interim = Rc::<StreamInterim>::default();
-                let handling = requests.handle(request, Some(Interim::Http2(Rc::clone(&interim))));
+                let handling =
+                    requests.handle(request, Some(Interim::Http2(Rc::clone(&interim))), |reply, guard| (reply, guard));
                 let stream = http2_stream::serve(Box::pin(handling), respond, interim, tunnel, limit);
                 drop(tokio::task::spawn_local(stream));
             };

@@ -37,12 +37,19 @@ impl<H: Handler> Requests<H> {
         Requests { handler, client, activity, shutdown, most }
     }
 
-    /// Hands over a request, and returns the reply with the guard that keeps the connection busy.
-    pub(super) fn handle(
+    /// Hands over a request, and the reply to `finish` with the guard that keeps the connection busy.
+    // The future has kilobytes. Inlined, it is made where hyper or its box keeps it; otherwise each caller copies it.
+    #[inline(always)]
+    pub(super) fn handle<T, F>(
         &self,
         request: Request<IncomingBody>,
         interim: Option<Interim>,
-    ) -> impl Future<Output = (Reply<H::Body>, RequestGuard)> + use<H> + 'static {
+        finish: F,
+    ) -> impl Future<Output = T> + use<H, T, F> + 'static
+    where
+        T: 'static,
+        F: FnOnce(Reply<H::Body>, RequestGuard) -> T + 'static,
+    {
         let guard = RequestGuard::begin(&self.activity, !request.body().is_end_stream());
         if self.activity.requests() == self.most {
             self.handler.count_limit(Limit::RequestsPerConnection);
@@ -51,7 +58,7 @@ impl<H: Handler> Requests<H> {
         let abandon = move |why| abandons.abandoned(&abandoned, why);
         let handling = Rc::clone(&self.handler).handle(Rc::clone(&self.client), request, interim);
         // `map` and not an `async` block, which would hold the request's future twice.
-        EnsureResponse::new(handling, &self.activity, &self.shutdown, abandon).map(move |reply| (reply, guard))
+        EnsureResponse::new(handling, &self.activity, &self.shutdown, abandon).map(move |reply| finish(reply, guard))
     }
 
     /// Whether the connection has had as many requests as it may have.
@@ -75,9 +82,9 @@ pub(super) fn service<H: Handler>(
     service_fn(move |request: Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
         let interim = requests.activity.interim_of(request.version()).map(Interim::Http1);
-        let handling = requests.handle(request.map(IncomingBody::Http1), interim);
-        let (is_last, shutdown) = (requests.is_last(), Rc::clone(&requests.shutdown));
-        handling.map(move |(reply, mut guard)| {
+        let (most, shutdown) = (requests.most, Rc::clone(&requests.shutdown));
+        requests.handle(request.map(IncomingBody::Http1), interim, move |reply, mut guard| {
+            let is_last = guard.activity().requests() >= most;
             let Reply { mut response, tunnel, is_stream } = reply;
             // hyper would have to read the rest of the request's body to find the next head, and that can be any
             // length: the connection closes after this response.
