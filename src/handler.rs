@@ -151,7 +151,7 @@ pub enum Abandoned {
 
 /// The body of a response, which learns how much of it was never written to the client.
 pub trait ResponseContent: Body<Data = Bytes> {
-    /// Ends the body early: hyper discarded `bytes` of its data without writing them.
+    /// Ends the body early: the runtime discarded `bytes` of its data without writing them.
     fn abort(&mut self, bytes: u64);
 
     /// Is polled instead of the body while the client takes nothing, so that the body holds as little as it can.

@@ -43,13 +43,13 @@ pub(super) struct Activity {
     is_probe_due: Cell<bool>,
     /// Whether the next request has a fragment in its target.
     has_fragment: Cell<bool>,
-    /// Whether hyper has no bytes left to write, so that a new message may begin.
+    /// On HTTP/1: whether hyper has no bytes left to write, so that a new message may begin.
     is_between_messages: Cell<bool>,
     /// On HTTP/1.1: interim responses that wait to be written.
     interim: OnceCell<Rc<InterimQueue>>,
     /// Requests that the client cancelled before they had a response.
     cancelled: Cell<u32>,
-    /// How many times hyper has flushed all that it had to write.
+    /// How many times hyper or h2 has flushed all that it had to write.
     flushes: Cell<u64>,
     /// On HTTP/1: the bytes of response bodies in hyper.
     pacing: BodyPacing,
@@ -258,12 +258,12 @@ impl Activity {
         self.blocked_since.get().is_some()
     }
 
-    /// Returns how many times hyper has flushed all that it had to write.
+    /// Returns how many times hyper or h2 has flushed all that it had to write.
     pub(super) fn flushes(&self) -> u64 {
         self.flushes.get()
     }
 
-    /// hyper has flushed all that it had to write, except what exceeds the window of a stream.
+    /// hyper or h2 has flushed all that it had to write, except what exceeds the window of a stream.
     pub(super) fn flushed(&self) {
         self.flushes.set(self.flushes.get().wrapping_add(1));
         if self.has_failing_body() {

@@ -1,6 +1,6 @@
-//! Owns: how many bytes of a response body hyper holds for a stream of HTTP/2, and since when its client accepts nothing.
-//! Invariant: hyper holds a few KiB of each stream; the window of the stream is not counted.
-//! Must not know: sockets, hyper, what a body contains.
+//! Owns: how many bytes of a response body h2 holds for a stream of HTTP/2, and since when its client accepts nothing.
+//! Invariant: h2 holds a few KiB of each stream; the window of the stream is not counted.
+//! Must not know: sockets, h2, what a body contains.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Waker};
@@ -16,27 +16,27 @@ const MAX_UNSENT: u64 = 4 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct StreamBacklog {
     stalled_since: Cell<Option<Instant>>,
-    /// Bytes of the body that hyper has not written.
+    /// Bytes of the body that h2 has not written.
     unsent: Cell<u64>,
-    /// Wakes the body, which waits until hyper has written some of those.
+    /// Wakes the body, which waits until h2 has written some of those.
     waiting: RefCell<Option<Waker>>,
 }
 
 impl StreamBacklog {
-    /// hyper has polled the body, which had data or not: data waits for the client from now on.
+    /// The body was polled, and had data or not: data waits for the client from now on.
     pub(super) fn polled(&self, has_data: bool) {
         self.stalled_since.set(has_data.then(clock::now));
     }
 
-    /// hyper was given `bytes` more of the body.
+    /// h2 was given `bytes` more of the body.
     pub(super) fn queued(&self, bytes: u64) {
         self.unsent.set(self.unsent.get() + bytes);
     }
 
-    /// hyper has written `bytes` of the body.
+    /// h2 has written `bytes` of the body.
     pub(super) fn written(&self, bytes: u64) {
         self.unsent.set(self.unsent.get().saturating_sub(bytes));
-        // The client accepted data, though hyper has not polled the body again.
+        // The client accepted data, though the body was not polled again.
         if self.stalled_since.get().is_some() {
             self.stalled_since.set(Some(clock::now()));
         }
@@ -47,8 +47,8 @@ impl StreamBacklog {
         }
     }
 
-    /// Returns whether the body must wait, which has given hyper `given` bytes so far. If so, its task is woken once
-    /// hyper has written enough.
+    /// Returns whether the body must wait, which has given h2 `given` bytes so far. If so, its task is woken once
+    /// h2 has written enough.
     pub(super) fn must_wait(&self, given: u64, cx: &Context<'_>) -> bool {
         let must_wait = given >= INITIAL_BYTES && self.unsent.get() >= MAX_UNSENT;
         if must_wait {
@@ -57,7 +57,7 @@ impl StreamBacklog {
         must_wait
     }
 
-    /// Returns the bytes of the body that hyper has not written.
+    /// Returns the bytes of the body that h2 has not written.
     pub(super) fn unsent(&self) -> u64 {
         self.unsent.get()
     }

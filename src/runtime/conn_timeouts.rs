@@ -119,7 +119,7 @@ pub(super) struct Http2State {
     pub(super) cancelled: u32,
 }
 
-/// Decides what the driver of a connection of HTTP/2 does next. `Park` means GOAWAY: hyper can't release the state of a
+/// Decides what the driver of a connection of HTTP/2 does next. `Park` means GOAWAY: h2 can't release the state of a
 /// connection with streams, and the client connects again for its next request.
 pub(super) fn next_http2(at: Http2State, now: Instant, limits: &Limits) -> Next {
     let after = |since: Instant, limit: Duration, expired: Next| {

@@ -1,5 +1,5 @@
-//! Owns: a response's body on its way through hyper: how much of it was written, and how it fails.
-//! Invariant: hyper learns of a body's error only after all data before the error has been flushed.
+//! Owns: a response's body on its way through hyper or h2: how much of it was written, and how it fails.
+//! Invariant: they learn of a body's error only after all data before the error has been flushed.
 //! Must not know: what the body contains, or why it fails.
 
 use std::pin::Pin;
@@ -16,8 +16,8 @@ use crate::http2::Piece;
 
 /// A response's body, which keeps its connection busy until the body ends.
 ///
-/// When a body fails, hyper drops what it has buffered, the head of the response too. If a response failed early, the
-/// client would receive not one byte of it, and browsers resend a request, even a POST, when a reused connection
+/// When a body fails, hyper and h2 drop what they have buffered, the head of the response too. If a response failed early,
+/// the client would receive not one byte of it, and browsers resend a request, even a POST, when a reused connection
 /// closes without a byte. So this type holds back the error of a body until all data before the error has been
 /// flushed.
 pub(super) struct TrackedBody<B: ResponseContent> {
@@ -25,7 +25,7 @@ pub(super) struct TrackedBody<B: ResponseContent> {
     guard: Option<RequestGuard>,
     /// On a stream of HTTP/2: records since when the client accepts no data.
     stream: Option<Rc<StreamBacklog>>,
-    /// The connection's count of flushes when hyper last received something of this response: at first, its head.
+    /// The connection's count of flushes when the last part of this response was given to hyper or h2: at first, its head.
     flushes: u64,
     given: u64,
     held_error: Option<B::Error>,
@@ -44,7 +44,7 @@ impl<B: ResponseContent> TrackedBody<B> {
         }
     }
 
-    /// Returns whether hyper has enough to write. If so, the task is woken when the body may continue.
+    /// Returns whether hyper or h2 has enough to write. If so, the task is woken when the body may continue.
     fn must_wait(&self, cx: &Context<'_>) -> bool {
         match &self.stream {
             Some(stream) => stream.must_wait(self.given, cx),
@@ -55,7 +55,7 @@ impl<B: ResponseContent> TrackedBody<B> {
         }
     }
 
-    /// Returns whether all data that hyper received has been flushed. If not, the task is woken after the next flush.
+    /// Returns whether all data that hyper or h2 was given has been flushed. If not, the task is woken after the next flush.
     fn is_flushed(&self, cx: &Context<'_>) -> bool {
         let Some(guard) = &self.guard else { return true };
         // On a stream, a flush leaves out what exceeds the flow-control window.
@@ -116,7 +116,7 @@ where
 
 impl<B: ResponseContent> Drop for TrackedBody<B> {
     fn drop(&mut self) {
-        // hyper drops a body that has ended before it flushes the last data: nothing is lost then.
+        // A body that has ended is dropped before its last data is flushed: nothing is lost then.
         if !self.body.is_end_stream()
             && let Some(unsent @ 1..) = self.counter().map(|counter| counter.unsent())
         {

@@ -55,7 +55,8 @@ pub(super) struct StallLimit {
     pub(super) timeout: Duration,
 }
 
-/// Serves a stream until it ends. `handling` is boxed, since it takes kilobytes until there is a response; what `interim` has goes out before it; `tunnel` is the client's side of the stream, if the request asks for one.
+/// Serves a stream until it ends. `handling` is boxed, since it takes kilobytes until there is a response. The responses in
+/// `interim` are sent before that one. `tunnel` is the client's side of the stream, if the request asks for one.
 pub(super) async fn serve<B>(
     mut handling: Pin<Box<impl Future<Output = (Reply<B>, RequestGuard)>>>,
     mut respond: SendResponse<CountedChunk>,
@@ -124,7 +125,7 @@ async fn send(sender: impl Future<Output = ()>, limit: StallLimit) {
     .await;
 }
 
-/// Adds what hyper adds over HTTP/1.1, the date, and removes what HTTP/2 forbids.
+/// Adds the date, as hyper does over HTTP/1.1, and removes the fields that HTTP/2 forbids.
 fn complete_fields(headers: &mut HeaderMap) {
     for name in &CONNECTION_FIELDS {
         headers.remove(name);

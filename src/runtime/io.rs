@@ -1,4 +1,4 @@
-//! Owns: a client's socket as hyper sees it, and the events that its reads and writes show.
+//! Owns: a client's socket as hyper and h2 see it, and the events that its reads and writes show.
 //! Invariant: bytes pass unchanged, and bytes that were read earlier come first.
 //! Must not know: HTTP.
 
@@ -17,7 +17,7 @@ use super::activity::{Activity, HalfClosed};
 use super::request_line::RequestLine;
 use crate::net::Stream;
 
-/// A client's socket, for hyper.
+/// A client's socket, for hyper or h2.
 pub(super) struct Io {
     stream: TokioIo<Stream>,
     /// Bytes that were read from the stream earlier.

@@ -79,7 +79,7 @@ struct ConnectionState {
     last_heard: Rc<Cell<Instant>>,
 }
 
-/// Spawns each of hyper's futures as a task on this thread.
+/// Spawns each future of hyper's HTTP/2 client, which probes use, as a task on this thread.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalExecutor;
 
