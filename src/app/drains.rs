@@ -61,7 +61,7 @@ fn announce(entry: &PoolEntry, index: usize, drain: &Drain, end: DrainEnd, left:
     let Remaining { sessions, requests } = left;
     let phase = match end {
         DrainEnd::Drained => {
-            tracing::info!(pool, backend, of = drain.sessions, "backend is drained: no session is left");
+            tracing::info!(pool, backend, sessions_before = drain.sessions, "backend is drained: no session is left");
             DrainPhase::Drained
         }
         DrainEnd::Deadline | DrainEnd::Cancelled => {
@@ -70,7 +70,7 @@ fn announce(entry: &PoolEntry, index: usize, drain: &Drain, end: DrainEnd, left:
                 backend,
                 sessions,
                 requests,
-                of = drain.sessions,
+                sessions_before = drain.sessions,
                 "the deadline of a drain has come: streams and tunnels end, and the sessions that are left move when they return"
             );
             DrainPhase::Deadline
