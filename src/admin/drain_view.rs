@@ -72,7 +72,7 @@ fn millis(key: &str, text: &str) -> Result<u64, Refusal> {
 /// A drain, in the status and as the answer of `…/drain`. Times are seconds since the Unix epoch.
 #[derive(Debug, Serialize)]
 pub(super) struct DrainView {
-    /// `draining`, `drained`, `deadline` (it came with sessions left) or `cancelled`.
+    /// `draining`, `drained`, `deadline` (it came with sessions or requests left) or `cancelled`.
     phase: &'static str,
     begun: f64,
     deadline: Option<f64>,

@@ -121,11 +121,12 @@ impl Drain {
             return None;
         }
         // A backend whose members decide ends with them.
-        if left == Remaining::default() && self.cause == DrainCause::Operator && now >= self.begun.saturating_add(LEAD)
-        {
+        let is_late = self.deadline().is_some_and(|deadline| now >= deadline);
+        let is_empty = left == Remaining::default() && self.cause == DrainCause::Operator;
+        if is_empty && (is_late || now >= self.begun.saturating_add(LEAD)) {
             return Some(DrainEnd::Drained);
         }
-        self.deadline().filter(|deadline| now >= *deadline).map(|_| DrainEnd::Deadline)
+        is_late.then_some(DrainEnd::Deadline)
     }
 
     /// Estimates when it ends: as fast as until now, but at the deadline at the latest. `None` if nothing tells.
@@ -173,6 +174,14 @@ mod tests {
         assert_eq!(self::drain(None).ends(left, u64::MAX), None);
         let leaving = Drain { cause: DrainCause::Leaving, ..drain };
         assert_eq!(leaving.ends(NOTHING, BEGUN + LEAD), None, "it is still a member");
+    }
+
+    #[test]
+    fn a_backend_without_sessions_is_drained_also_by_a_deadline_that_comes_at_once() {
+        let drain = drain(Some(1));
+        assert_eq!(drain.ends(NOTHING, BEGUN), None);
+        assert_eq!(drain.ends(NOTHING, BEGUN + 1), Some(DrainEnd::Drained));
+        assert_eq!(drain.ends(Remaining { sessions: 1, requests: 0 }, BEGUN + 1), Some(DrainEnd::Deadline));
     }
 
     #[test]
