@@ -60,8 +60,12 @@ pub fn run(args: &Args) -> ExitCode {
 /// Formats an event in one line. Keys that this version doesn't know are shown as they are.
 fn text(data: &str) -> String {
     let Ok(Value::Object(mut event)) = serde_json::from_str::<Value>(data) else { return format!("{data}\n") };
-    let time = event.remove("time").and_then(|time| time.as_f64()).unwrap_or_default();
-    let time = UNIX_EPOCH.checked_add(Duration::from_secs_f64(time.clamp(0.0, 2e11))).unwrap_or(UNIX_EPOCH);
+    let time = event.remove("time").and_then(|time| time.as_f64()).map_or_else(String::new, date);
+    if let Some(deadline) = event.get_mut("deadline")
+        && let Some(seconds) = deadline.as_f64()
+    {
+        *deadline = Value::String(date(seconds));
+    }
     let mut take = |key: &str| event.remove(key).map(|value| plain(&value));
     let kind = take("kind").unwrap_or_default();
     let subject = match (take("pool"), take("backend")) {
@@ -74,11 +78,19 @@ fn text(data: &str) -> String {
         _ => String::new(),
     };
     let reason = take("reason").map_or(String::new(), |reason| format!(": {reason}"));
-    format!("{} {kind:<11}{subject}{change}{}{reason}\n", humantime::format_rfc3339_seconds(time), rest(&event))
+    format!("{time} {kind:<11}{subject}{change}{}{reason}\n", rest(&event))
 }
 
+/// Formats a time in seconds since the Unix epoch.
+fn date(seconds: f64) -> String {
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds.clamp(0.0, 2e11))).unwrap_or(UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// Formats the keys that have a value.
 fn rest(event: &Map<String, Value>) -> String {
-    event.iter().map(|(key, value)| format!(" {key}={}", plain(value))).collect()
+    let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    event.iter().filter(|(_, value)| !is_empty(value)).map(|(key, value)| format!(" {key}={}", plain(value))).collect()
 }
 
 fn plain(value: &Value) -> String {
@@ -100,6 +112,9 @@ mod tests {
         let reload = r#"{"time":1764160931.2,"kind":"reload","result":"applied","generation":2,"by":"api","changes":2,"keys":["a","b"]}"#;
         let expected = "2025-11-26T12:42:11Z reload      by=api changes=2 generation=2 keys=a,b result=applied\n";
         assert_eq!(text(reload), expected);
+        let drain = r#"{"time":1764160931.2,"kind":"drain","pool":"app","backend":"a","phase":"begun","sessions":3,"deadline":1764161531,"keys":[]}"#;
+        let expected = "2025-11-26T12:42:11Z drain       app/a deadline=2025-11-26T12:52:11Z phase=begun sessions=3\n";
+        assert_eq!(text(drain), expected);
         assert_eq!(text("news"), "news\n");
     }
 }
