@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::admin_client::AdminArgs;
 use super::drain::ask;
 use super::output::{failure, print};
+use super::terminal::{Colour, Column, Table, Terminal, number};
 
 /// The idle times, as the status names them, and the headings of their columns.
 const IDLE: [(&str, &str); 5] = [("1m", "<=1m"), ("5m", "<=5m"), ("15m", "<=15m"), ("1h", "<=1h"), ("more", ">1h")];
@@ -42,7 +43,7 @@ fn sessions(args: &Args) -> Result<String, String> {
     let admin = args.admin.client().map_err(|error| error.to_string())?;
     let status = ask(&admin, &Method::GET, "/api/v1/status", None)?;
     let rows = rows(&status, args.target.as_deref())?;
-    Ok(if args.json { format!("{}\n", Value::Array(rows)) } else { table(&rows) })
+    Ok(if args.json { format!("{}\n", Value::Array(rows)) } else { table(&rows, Terminal::of_stdout()) })
 }
 
 /// Picks the backends that are meant, and of each what is about its sessions.
@@ -71,32 +72,27 @@ fn rows(status: &Value, target: Option<&str>) -> Result<Vec<Value>, String> {
     }
 }
 
-fn table(rows: &[Value]) -> String {
-    let head = ["BACKEND", "STATE", "SESSIONS"].into_iter().chain(IDLE.map(|(_, heading)| heading));
-    let mut cells: Vec<Vec<String>> = vec![head.chain(["REQUESTS", "TUNNELS"]).map(str::to_owned).collect()];
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    for row in rows {
+fn table(rows: &[Value], terminal: Terminal) -> String {
+    let text = |title, rank| Column { title, is_number: false, rank };
+    let count = |title, rank| Column { title, is_number: true, rank };
+    let mut columns = vec![text("BACKEND", 0), text("STATE", 0), count("SESSIONS", 0)];
+    columns.extend(IDLE.map(|(_, title)| count(title, 1)));
+    columns.extend([count("REQUESTS", 2), count("TUNNELS", 3)]);
+    let word = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    let counted = |value: &Value| number(value.as_u64().unwrap_or_default());
+    let row = |row: &Value| {
         let about = if row["sessions_error"].is_null() { "" } else { "~" };
-        let mut line = vec![
-            format!("{}/{}", text(&row["pool"]), text(&row["backend"])),
-            text(&row["state"]),
-            format!("{about}{}", row["sessions"]),
+        let mut cells = vec![
+            format!("{}/{}", word(&row["pool"]), word(&row["backend"])),
+            word(&row["state"]),
+            format!("{about}{}", counted(&row["sessions"])),
         ];
-        line.extend(IDLE.map(|(key, _)| row["idle_sessions"][key].to_string()));
-        line.extend([row["active_requests"].to_string(), row["tunnels"].to_string()]);
-        cells.push(line);
-    }
-    let columns = cells.first().map_or(0, Vec::len);
-    let width = |column: usize| cells.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
-    let line = |line: &Vec<String>| {
-        let padded = line.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            0 | 1 => format!("{cell:width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+        cells.extend(IDLE.map(|(key, _)| counted(&row["idle_sessions"][key])));
+        cells.extend([counted(&row["active_requests"]), counted(&row["tunnels"])]);
+        cells.into_iter().map(|cell| (cell, Colour::Plain)).collect()
     };
-    cells.iter().map(line).collect()
+    let table = Table { columns, rows: rows.iter().map(row).collect() };
+    table.lines(terminal, 0).join("\n") + "\n"
 }
 
 #[cfg(test)]
@@ -114,10 +110,10 @@ mod tests {
         let mut large = backend("b", 40_000);
         large["sessions_error"] = json!(0.01);
         let status = json!({ "pools": [{ "name": "app", "backends": [backend("a", 3), large] }] });
-        let expected = "BACKEND  STATE  SESSIONS   <=1m  <=5m  <=15m  <=1h  >1h  REQUESTS  TUNNELS\n\
-                        app/a    ready         3      3     0      0     0    0         2        1\n\
-                        app/b    ready    ~40000  40000     0      0     0    0         2        1\n";
-        assert_eq!(table(&rows(&status, None).unwrap()), expected);
+        let expected = "BACKEND  STATE  SESSIONS    <=1m  <=5m  <=15m  <=1h  >1h  REQUESTS  TUNNELS\n\
+                        app/a    ready         3       3     0      0     0    0         2        1\n\
+                        app/b    ready   ~40,000  40,000     0      0     0    0         2        1\n";
+        assert_eq!(table(&rows(&status, None).unwrap(), Terminal::NONE), expected);
         assert_eq!(rows(&status, Some("app/b")).unwrap().len(), 1);
         assert_eq!(rows(&status, Some("app")).unwrap().len(), 2);
         assert!(rows(&status, Some("nothing")).is_err());
