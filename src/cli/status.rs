@@ -133,7 +133,17 @@ struct Backend {
     reason: Option<String>,
     failing: bool,
     leaving: bool,
+    drain: Option<Drain>,
     drift: Vec<Drift>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Drain {
+    phase: String,
+    sessions_before: u64,
+    sessions: u64,
+    deadline: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -225,7 +235,14 @@ fn remarks(backend: &Backend, now: u64) -> Vec<String> {
         (None, _) => {}
     }
     if backend.leaving {
-        remarks.push("no source lists it any more: it keeps its sessions until its drain ends".into());
+        remarks.push("no source lists it any more: it is removed when its drain ends".into());
+    }
+    if let Some(drain) = backend.drain.as_ref().filter(|drain| drain.phase == "draining") {
+        let until = drain.deadline.map_or("no deadline".into(), |deadline| {
+            format!("{} to the deadline", duration((deadline as u64).saturating_sub(now)))
+        });
+        let (left, before) = (number(drain.sessions), number(drain.sessions_before));
+        remarks.push(format!("drains: {left} of {before} sessions left, {until}"));
     }
     for Drift { key, file, runtime } in &backend.drift {
         let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -251,6 +268,7 @@ mod tests {
                     { "name": "b", "address": "127.0.0.1:9002", "state": "drain", "health": "down", "weight": 5,
                       "sessions": 0, "active_requests": 0, "requests": 12, "failures": 4, "since": 880,
                       "reason": "connection refused",
+                      "drain": { "phase": "draining", "sessions_before": 1200, "sessions": 30, "deadline": 1061.5 },
                       "drift": [{ "key": "weight", "file": 1, "runtime": 5, "because": "…" }] },
                 ],
                 "discover": [{ "source": "dns a.example", "ok": false, "error": "no such name" }],
@@ -265,6 +283,7 @@ app  1 of 2 available  balance round_robin  persistence cookie
   a        127.0.0.1:9001  ready  up           1     1,234       3  1,234,567       0
   b        127.0.0.1:9002  drain  down         5         0       0         12       4
   b: down for 2m: connection refused
+  b: drains: 30 of 1,200 sessions left, 1m 1s to the deadline
   b: weight is 5 since it was set at runtime; the file says 1
   discovery by dns a.example: no such name
 ";
