@@ -3,6 +3,7 @@
 //! Must not know: what a command does.
 
 mod admin_client;
+mod arguments;
 mod backend_name;
 pub mod check;
 mod config_file;

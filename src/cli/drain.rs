@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::admin_client::{AdminArgs, AdminClient, unexpected};
+use super::arguments::duration;
 use super::output::{failure, print, print_error};
 
 /// The longest time until the admin listener responds.
@@ -32,13 +33,13 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
     /// How long it may take, such as 10m. Without it, sessions stay until they end.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     deadline: Option<String>,
-    /// The state afterwards: maintenance, ready, or nothing to stay in drain.
-    #[arg(long, value_name = "STATE")]
+    /// The state afterwards; with nothing, it stays in drain.
+    #[arg(long, value_name = "STATE", value_parser = ["maintenance", "ready", "nothing"])]
     then: Option<String>,
     /// Sessions without a request for this long leave first [default: 30s]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     idle: Option<String>,
     /// Cancel the drain: the former state holds again.
     #[arg(long, conflicts_with_all = ["deadline", "then", "idle", "wait"])]

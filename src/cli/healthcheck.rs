@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::admin_client::{AdminArgs, Error};
+use super::arguments::whole_number;
 use super::output::{failure, print};
 
 /// The arguments of `linchpin healthcheck`.
@@ -16,8 +17,8 @@ pub struct Args {
     #[command(flatten)]
     admin: AdminArgs,
     /// How many seconds the answer may take.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
-    timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = whole_number(1..=600))]
+    timeout: u32,
 }
 
 /// Asks whether the running process takes requests, and prints its answer.
@@ -34,6 +35,6 @@ pub fn run(args: &Args) -> ExitCode {
 
 fn ask(args: &Args) -> Result<(StatusCode, String), Error> {
     let client = args.admin.client_without_token()?;
-    let (status, body) = client.send(&Method::GET, "/readyz", None, Duration::from_secs(args.timeout))?;
+    let (status, body) = client.send(&Method::GET, "/readyz", None, Duration::from_secs(args.timeout.into()))?;
     Ok((status, String::from_utf8_lossy(&body).trim().to_owned()))
 }

@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::admin_client::{AdminArgs, Error};
+use super::arguments::whole_number;
 use super::backend_name::BackendName;
 use super::output::{failure, print};
 
@@ -32,7 +33,7 @@ pub struct WeightArgs {
     #[arg(value_name = "POOL/BACKEND")]
     backend: BackendName,
     /// Its share of new sessions, from 0 to 1000. With 0 it gets none, and keeps those that it has.
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=1000))]
+    #[arg(value_parser = whole_number(0..=1000), allow_negative_numbers = true)]
     weight: u32,
     #[command(flatten)]
     change: ChangeArgs,

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::admin_client::{AdminArgs, AdminClient, Error};
+use super::arguments::whole_number;
 use super::output::{failure, print, print_error};
 use super::terminal::{Colour, Column, Table, Terminal, duration, number};
 use crate::clock;
@@ -30,10 +31,10 @@ pub struct Args {
     /// Print the answer of the admin API as JSON.
     #[arg(long)]
     json: bool,
-    /// Print it again every so many seconds, until interrupted.
+    /// Print it again every so many seconds, 2 by default, until interrupted.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true,
-          value_parser = clap::value_parser!(u64).range(1..=3600))]
-    watch: Option<u64>,
+          value_parser = whole_number(1..=3600))]
+    watch: Option<u32>,
 }
 
 /// Prints the status of the running proxy, once or again and again.
@@ -62,7 +63,7 @@ pub fn run(args: &Args) -> ExitCode {
                 print_error(&format_args!("linchpin: {error}\n"));
             }
         }
-        std::thread::sleep(Duration::from_secs(seconds));
+        std::thread::sleep(Duration::from_secs(seconds.into()));
         if terminal.width.is_none() {
             print("\n");
         }
