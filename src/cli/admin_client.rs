@@ -26,6 +26,8 @@ use crate::net::Address;
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// The longest line of a stream.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
+/// The longest message with which a process refuses a request.
+const MAX_MESSAGE_BYTES: usize = 4096;
 /// How long the head of a stream may take, and the time between two of its pieces: three comments of the server.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(35);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -123,20 +125,6 @@ impl fmt::Display for Error {
     }
 }
 
-/// Describes a response that is not the one that was asked for.
-pub(super) fn unexpected(status: StatusCode, body: &[u8]) -> String {
-    match status {
-        StatusCode::UNAUTHORIZED => {
-            "the running process has another token than `token_file` of this file; if the file changed, send SIGHUP"
-                .into()
-        }
-        _ => format!(
-            "the admin listener answered {status}: {}; does another program listen there?",
-            String::from_utf8_lossy(body).trim_end()
-        ),
-    }
-}
-
 impl AdminClient {
     /// Finds the admin listener of a configuration file.
     pub(super) fn of(file: &Path) -> Result<AdminClient, Error> {
@@ -152,6 +140,26 @@ impl AdminClient {
         let (settings, _) = config::admin(file).map_err(|report| Error::File(report.to_string()))?;
         let settings = settings.ok_or_else(|| Error::NoAdmin(file.into()))?;
         Ok(AdminClient { file: Some(file.into()), address: settings.address, token: None })
+    }
+
+    /// Says why the process refuses a request: what it says itself, if it says something.
+    pub(super) fn refusal(&self, status: StatusCode, body: &[u8]) -> String {
+        let text = String::from_utf8_lossy(body);
+        match (status, &self.token) {
+            (StatusCode::UNAUTHORIZED, None) => "the running process requires a token, and commands take it from \
+                                                 `token_file` in [admin]; name its configuration file with -c FILE"
+                .into(),
+            (StatusCode::UNAUTHORIZED, Some(_)) => {
+                let file =
+                    self.file.as_ref().map_or("the configuration file".into(), |file| file.display().to_string());
+                format!(
+                    "the running process has another token than `token_file` in [admin] of {file}; if that token has \
+                     changed since the process read it, send it SIGHUP"
+                )
+            }
+            _ if is_message(text.trim_end()) => text.trim_end().into(),
+            _ => format!("{} answered {status}; does another program listen there?", self.address),
+        }
     }
 
     /// Makes the error of a response that can't be understood.
@@ -172,7 +180,7 @@ impl AdminClient {
         expected: StatusCode,
     ) -> Result<Bytes, Error> {
         let (status, body) = self.send(method, path, json, limit)?;
-        if status == expected { Ok(body) } else { Err(Error::Refused(refusal(status, &body))) }
+        if status == expected { Ok(body) } else { Err(Error::Refused(self.refusal(status, &body))) }
     }
 
     /// Sends a request, perhaps with a body of JSON, and returns status and body of the response. Blocks for at most
@@ -206,7 +214,7 @@ impl AdminClient {
             let (status, mut body) = (response.status(), response.into_body());
             if status != StatusCode::OK {
                 let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| self.broken(&error))?;
-                return Err(Error::Refused(refusal(status, &body.to_bytes())));
+                return Err(Error::Refused(self.refusal(status, &body.to_bytes())));
             }
             let mut text = Vec::new();
             while let Some(frame) = timeout(STREAM_TIMEOUT, body.frame()).await.map_err(|_| silent())? {
@@ -282,11 +290,26 @@ trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
-/// Says why the process refuses a request: what it says itself, if it says something.
-fn refusal(status: StatusCode, body: &[u8]) -> String {
-    match status {
-        StatusCode::UNAUTHORIZED => unexpected(status, body),
-        _ if status.is_client_error() && !body.is_empty() => String::from_utf8_lossy(body).trim_end().to_owned(),
-        _ => unexpected(status, body),
+/// Returns whether a body is a message of Linchpin's API, and not the page of another program.
+fn is_message(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_MESSAGE_BYTES && !text.starts_with('<') && !text.contains('\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_the_process_says_or_what_to_do() {
+        let mut client =
+            AdminClient { file: Some("a.toml".into()), address: "127.0.0.1:1".parse().unwrap(), token: None };
+        let refusal = |client: &AdminClient, status, body: &str| client.refusal(status, body.as_bytes());
+        assert_eq!(refusal(&client, StatusCode::FORBIDDEN, "This token only reads.\n"), "This token only reads.");
+        let page = refusal(&client, StatusCode::NOT_FOUND, "<html>\nno such page\n</html>");
+        assert!(page.contains("127.0.0.1:1 answered 404") && !page.contains("html"), "{page}");
+        assert!(refusal(&client, StatusCode::UNAUTHORIZED, "").contains("requires a token"));
+        client.token = Some("secret".into());
+        let other = refusal(&client, StatusCode::UNAUTHORIZED, "");
+        assert!(other.contains("another token than `token_file` in [admin] of a.toml"), "{other}");
     }
 }

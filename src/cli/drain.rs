@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::admin_client::{AdminArgs, AdminClient, unexpected};
+use super::admin_client::{AdminArgs, AdminClient};
 use super::arguments::duration;
 use super::output::{failure, print, print_error};
 
@@ -208,14 +208,8 @@ fn progress(drains: &[Value]) -> String {
 
 /// Sends a request and returns the JSON of its response.
 pub(super) fn ask(admin: &AdminClient, method: &Method, path: &str, body: Option<&Value>) -> Result<Value, String> {
-    let (status, bytes) = admin.send(method, path, body, LIMIT).map_err(|error| error.to_string())?;
-    match status {
-        StatusCode::OK => serde_json::from_slice(&bytes).map_err(|_| unexpected(status, &bytes)),
-        StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => {
-            Err(String::from_utf8_lossy(&bytes).trim_end().to_owned())
-        }
-        _ => Err(unexpected(status, &bytes)),
-    }
+    let bytes = admin.expect(method, path, body, LIMIT, StatusCode::OK).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|error| admin.unexpected(&error).to_string())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::admin_client::{AdminClient, unexpected};
+use super::admin_client::AdminClient;
 use super::config_file::{ConfigArgs, find};
 use super::output::{failure, print, print_error};
 use crate::admin::{CopyReport, CopyState, ExplainReport};
@@ -104,13 +104,13 @@ fn ask(file: &Path, token: &str) -> Result<ExplainReport, String> {
     let (status, body) =
         admin.send(&Method::POST, "/api/v1/explain", Some(&json), LIMIT).map_err(|error| error.to_string())?;
     match status {
-        StatusCode::OK => serde_json::from_slice(&body).map_err(|_| unexpected(status, &body)),
+        StatusCode::OK => serde_json::from_slice(&body).map_err(|error| admin.unexpected(&error).to_string()),
         StatusCode::NOT_FOUND => {
             Err("the running process cannot read it, either: if this file has changed since it was \
                                       read, reload it with: linchpin reload"
                 .into())
         }
-        _ => Err(unexpected(status, &body)),
+        _ => Err(admin.refusal(status, &body)),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
-use super::admin_client::{AdminArgs, unexpected};
+use super::admin_client::AdminArgs;
 use super::output::{failure, print, print_error};
 use crate::admin::{ReloadReport, ReloadResult};
 
@@ -34,13 +34,16 @@ pub struct Args {
 /// Asks the running proxy to read its file again, and prints what has changed.
 pub fn run(args: &Args) -> ExitCode {
     let path = if args.dry_run { "/api/v1/reload?dry_run=true" } else { "/api/v1/reload" };
-    let response = args.admin.client().and_then(|admin| admin.send(&Method::POST, path, None, LIMIT));
-    let (status, body) = match response {
+    let admin = match args.admin.client() {
+        Ok(admin) => admin,
+        Err(error) => return failure(&error),
+    };
+    let (status, body) = match admin.send(&Method::POST, path, None, LIMIT) {
         Ok(response) => response,
         Err(error) => return failure(&error),
     };
     let Ok(report) = serde_json::from_slice::<ReloadReport>(&body) else {
-        return failure(&unexpected(status, &body));
+        return failure(&admin.refusal(status, &body));
     };
     if args.json {
         print(&format!("{}\n", String::from_utf8_lossy(&body)));
