@@ -1,4 +1,4 @@
-//! Owns: the command line. Exit codes: 0 success, 1 failure, 2 wrong usage.
+//! Owns: the command line. Exit codes: 0 success, 1 failure, 2 wrong usage; `drain --wait` has one more.
 //! Invariant: every failure is one message on standard error that says what to do next.
 //! Must not know: what a command does.
 

@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::admin_client::{AdminArgs, AdminClient};
 use super::arguments::duration;
-use super::output::{failure, print, print_error};
+use super::backend_name::BackendName;
+use super::output::{failure, print, print_error, usage};
 
 /// The longest time until the admin listener responds.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -54,35 +55,40 @@ pub struct Args {
     admin: AdminArgs,
 }
 
-/// A backend that is drained.
-struct Target {
-    pool: String,
-    backend: String,
-}
-
-impl Target {
-    fn path(&self, what: &str) -> String {
-        format!("/api/v1/pools/{}/backends/{}/{what}", self.pool, self.backend)
-    }
-}
-
 /// Drains, and perhaps waits.
 pub fn run(args: &Args) -> ExitCode {
-    match drain(args) {
+    let named = match (&args.group, args.target.parse::<BackendName>()) {
+        (None, Ok(backend)) => Some(backend),
+        (Some(_), Err(_)) => None,
+        (None, Err(_)) => {
+            return usage(&format_args!(
+                "{:?} is no backend; write POOL/BACKEND, or POOL with --group NAME",
+                args.target
+            ));
+        }
+        (Some(_), Ok(_)) => {
+            return usage(&format_args!("{:?} is one backend; with --group, write the POOL alone", args.target));
+        }
+    };
+    match drain(args, named) {
         Ok(code) => code,
         Err(why) => failure(&why),
     }
 }
 
-fn drain(args: &Args) -> Result<ExitCode, String> {
+/// Drains the named backend, or those of the group.
+fn drain(args: &Args, named: Option<BackendName>) -> Result<ExitCode, String> {
     let admin = args.admin.client().map_err(|error| error.to_string())?;
-    let targets = targets(args, &admin)?;
+    let targets = match (named, &args.group) {
+        (None, Some(group)) => members(&args.target, group, &admin)?,
+        (named, _) => named.into_iter().collect(),
+    };
     let order = order(args);
     let mut statuses = Vec::new();
     for target in &targets {
         statuses.push(match args.cancel {
-            true => ask(&admin, &Method::DELETE, &target.path("drain"), None)?,
-            false => ask(&admin, &Method::POST, &target.path("drain"), Some(&order))?,
+            true => ask(&admin, &Method::DELETE, &path(target), None)?,
+            false => ask(&admin, &Method::POST, &path(target), Some(&order))?,
         });
     }
     if !args.wait {
@@ -92,32 +98,28 @@ fn drain(args: &Args) -> Result<ExitCode, String> {
     wait(&targets, &admin, args)
 }
 
-/// Finds the backends that are meant.
-fn targets(args: &Args, admin: &AdminClient) -> Result<Vec<Target>, String> {
-    let Some(group) = &args.group else {
-        let (pool, backend) =
-            args.target.split_once('/').filter(|(pool, backend)| !pool.is_empty() && !backend.is_empty()).ok_or_else(
-                || format!("{:?} is no backend; write POOL/BACKEND, or POOL with --group NAME", args.target),
-            )?;
-        return Ok(vec![Target { pool: pool.into(), backend: backend.into() }]);
-    };
+/// Returns the path of a backend's drain in the admin API.
+fn path(backend: &BackendName) -> String {
+    format!("{}/drain", backend.path())
+}
+
+/// Finds the backends of a group.
+fn members(pool: &str, group: &str, admin: &AdminClient) -> Result<Vec<BackendName>, String> {
     let status = ask(admin, &Method::GET, "/api/v1/status", None)?;
     let pools = status["pools"].as_array().into_iter().flatten();
-    let pool = pools.clone().find(|pool| pool["name"] == *args.target).ok_or_else(|| {
+    let found = pools.clone().find(|found| found["name"] == *pool).ok_or_else(|| {
         let names: Vec<_> = pools.filter_map(|pool| pool["name"].as_str()).collect();
-        format!("there is no pool {:?}; the pools are: {}", args.target, names.join(", "))
+        format!("there is no pool {pool:?}; the pools are: {}", names.join(", "))
     })?;
-    let backends = pool["backends"].as_array().into_iter().flatten().filter(|backend| backend["group"] == *group);
-    let target =
-        |backend: &Value| Some(Target { pool: args.target.clone(), backend: backend["name"].as_str()?.into() });
-    let found: Vec<_> = backends.filter_map(target).collect();
-    if found.is_empty() {
+    let backends = found["backends"].as_array().into_iter().flatten().filter(|backend| backend["group"] == *group);
+    let member = |backend: &Value| Some(BackendName { pool: pool.into(), backend: backend["name"].as_str()?.into() });
+    let members: Vec<_> = backends.filter_map(member).collect();
+    if members.is_empty() {
         return Err(format!(
-            "pool {:?} has no backend of the group {group:?}; look at `group` of its [[pools.backends]]",
-            args.target
+            "pool {pool:?} has no backend of the group {group:?}; look at `group` of its [[pools.backends]]"
         ));
     }
-    Ok(found)
+    Ok(members)
 }
 
 fn order(args: &Args) -> Value {
@@ -127,11 +129,11 @@ fn order(args: &Args) -> Value {
 }
 
 /// Waits until all drains have ended.
-fn wait(targets: &[Target], admin: &AdminClient, args: &Args) -> Result<ExitCode, String> {
+fn wait(targets: &[BackendName], admin: &AdminClient, args: &Args) -> Result<ExitCode, String> {
     let shows_bar = !args.json && stdout().is_terminal();
     let mut before = String::new();
     loop {
-        let looks = targets.iter().map(|target| ask(admin, &Method::GET, &target.path("drain"), None));
+        let looks = targets.iter().map(|target| ask(admin, &Method::GET, &path(target), None));
         let drains = looks.collect::<Result<Vec<_>, String>>()?;
         let line = progress(&drains);
         if shows_bar {
@@ -152,13 +154,12 @@ fn wait(targets: &[Target], admin: &AdminClient, args: &Args) -> Result<ExitCode
 }
 
 /// Prints how the drains have ended.
-fn end(targets: &[Target], drains: &[Value], args: &Args) -> ExitCode {
+fn end(targets: &[BackendName], drains: &[Value], args: &Args) -> ExitCode {
     if args.json {
         print(&format!("{}\n", Value::Array(drains.to_vec())));
     }
     let mut code = ExitCode::SUCCESS;
-    for (target, drain) in targets.iter().zip(drains) {
-        let name = format!("{}/{}", target.pool, target.backend);
+    for (name, drain) in targets.iter().zip(drains) {
         match drain["phase"].as_str() {
             Some("drained") => {}
             Some("deadline") => {
@@ -178,14 +179,14 @@ fn end(targets: &[Target], drains: &[Value], args: &Args) -> ExitCode {
     code
 }
 
-fn show(targets: &[Target], statuses: &[Value], args: &Args) {
+fn show(targets: &[BackendName], statuses: &[Value], args: &Args) {
     if args.json {
         print(&format!("{}\n", Value::Array(statuses.to_vec())));
         return;
     }
     for (target, status) in targets.iter().zip(statuses) {
         let (state, sessions) = (status["state"].as_str().unwrap_or("?"), &status["sessions"]);
-        print(&format!("{}/{}: {state}, {sessions} sessions\n", target.pool, target.backend));
+        print(&format!("{target}: {state}, {sessions} sessions\n"));
     }
 }
 

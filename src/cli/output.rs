@@ -1,4 +1,4 @@
-//! Owns: what commands print, and the exit codes 0 and 1.
+//! Owns: what commands print, and the exit codes 0, 1 and 2.
 //! Invariant: a closed output never causes a panic, nor changes an exit code.
 //! Must not know: what a command does.
 
@@ -18,6 +18,12 @@ pub(super) fn exit_code(result: Result<(), impl Display>) -> ExitCode {
 pub(super) fn failure(error: &dyn Display) -> ExitCode {
     print_error(&format_args!("linchpin: {error}\n"));
     ExitCode::FAILURE
+}
+
+/// Prints what is wrong with the command line, as the parser of arguments does, and returns 2.
+pub(super) fn usage(error: &dyn Display) -> ExitCode {
+    print_error(&format_args!("error: {error}\n\nFor more information, try '--help'.\n"));
+    ExitCode::from(2)
 }
 
 /// Prints to standard error. `eprint!` would panic if it is closed, and end a proxy that only prints a warning.

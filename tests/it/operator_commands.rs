@@ -103,9 +103,21 @@ async fn states_and_weights_are_set_and_what_can_not_be_is_said_with_a_remedy() 
         (code, text.as_str()),
         (Some(1), "linchpin: There is no backend \"aa\" in pool \"app\"; did you mean \"a\"?\n")
     );
-    for usage in [&["ready", "app"][..], &["weight", "app/a", "1001"], &["weight", "app/a"], &["status", "--watch=0"]] {
-        assert_eq!(operated.ask(usage).await.0, Some(2), "{usage:?}");
+    for (usage, why) in [
+        (&["ready", "app"][..], "write POOL/BACKEND, such as app/a"),
+        (&["weight", "app/a", "1001"], "write a whole number from 0 to 1000"),
+        (&["weight", "app/a", "-1"], "write a whole number from 0 to 1000"),
+        (&["weight", "app/a"], "<WEIGHT>"),
+        (&["status", "--watch=0"], "write a whole number from 1 to 3600"),
+        (&["healthcheck", "--timeout", "long"], "write a whole number from 1 to 600"),
+    ] {
+        let (code, text) = operated.ask(usage).await;
+        assert!(code == Some(2) && text.contains(why), "{usage:?}: {text}");
     }
+    // Without a file there is no token.
+    let output = command(BINARY, &["status", "--admin", &operated.address]).await;
+    let text = printed(&output);
+    assert!(output.status.code() == Some(1) && text.contains("requires a token") && text.contains("-c FILE"), "{text}");
     // Another token: the file has changed since.
     std::fs::write(operated.folder.file("token"), "another").unwrap();
     let (code, text) = operated.ask(&["weight", "app/a", "1"]).await;
