@@ -145,7 +145,8 @@ pub(super) fn apply(target: Target<'_>, change: Change, actor: &Actor) -> Result
         Change::Weight(weight) => live.set_weight(weight),
         Change::Drain(order) => live.begin_drain(order, sessions, now),
         Change::CancelDrain => {
-            live.cancel_drain(now).ok_or_else(|| Refusal::Conflict("There is no drain to cancel.".into()))?;
+            let none = || format!("Backend {:?} does not drain: there is no drain to cancel.", target.backend().name());
+            live.cancel_drain(now).ok_or_else(|| Refusal::Conflict(none()))?;
         }
     }
     let (pool, backend, by) = (target.entry.pool.name().to_string(), target.backend().name().to_string(), actor.by());
@@ -185,7 +186,8 @@ fn described(state: AdminState, drain: Option<Drain>) -> String {
         return state.as_str().into();
     };
     let deadline = humantime::format_duration(Duration::from_millis(deadline));
-    format!("{} within {deadline}, then {}", state.as_str(), then.map_or("nothing", AdminState::as_str))
+    let then = then.map_or(String::new(), |then| format!(", then {}", then.as_str()));
+    format!("{} within {deadline}{then}", state.as_str())
 }
 
 /// Returns a message that there is no such thing, with the names that could be meant.

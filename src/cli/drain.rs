@@ -160,13 +160,14 @@ fn end(targets: &[BackendName], drains: &[Value], args: &Args) -> ExitCode {
     }
     let mut code = ExitCode::SUCCESS;
     for (name, drain) in targets.iter().zip(drains) {
-        match drain["phase"].as_str() {
-            Some("drained") => {}
-            Some("deadline") => {
-                let left = drain["sessions"].as_u64().unwrap_or_default();
+        match (drain["phase"].as_str(), drain["sessions"].as_u64().unwrap_or_default()) {
+            // At the deadline, streams and tunnels of no session end as well.
+            (Some("drained"), _) | (Some("deadline"), 0) => {}
+            (Some("deadline"), left) => {
+                let left = if left == 1 { "1 session was".into() } else { format!("{left} sessions were") };
                 print_error(&format_args!(
-                    "linchpin: {name} was not drained in time: {left} sessions were left at the deadline. They move when \
-                     they return; what only the server knows of them is lost if it stops now\n"
+                    "linchpin: {name} was not drained in time: {left} left at the deadline. What is left moves when it \
+                     returns; if the server stops now, what only the server knows of it is lost\n"
                 ));
                 code = ExitCode::from(NOT_DRAINED);
             }

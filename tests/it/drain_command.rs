@@ -45,7 +45,7 @@ async fn a_script_waits_for_a_drain_and_learns_whether_it_was_in_time() {
     let (code, out, err) = operated.run(&drain).await;
     assert_eq!(code, Some(3), "{out}{err}");
     assert!(out.starts_with("[------------------------] 1 of 1 sessions left, 0 requests in flight"), "{out}");
-    assert!(err.starts_with("linchpin: app/a was not drained in time: 1 sessions were left"), "{err}");
+    assert!(err.starts_with("linchpin: app/a was not drained in time: 1 session was left at the deadline."), "{err}");
     assert_eq!(operated.proxy.live("a").state(), linchpin::pool::AdminState::Maintenance);
     assert_eq!(operated.proxy.get(Some(&pin)).await.text(), "b");
 
@@ -68,14 +68,22 @@ async fn a_group_is_drained_by_one_command_and_the_drain_is_cancelled_by_another
     let (code, _, err) = operated.run(&["drain", "app", "--group", "red"]).await;
     assert_eq!(code, Some(1));
     assert!(err.contains("has no backend of the group \"red\""), "{err}");
-    for (arguments, why) in [
-        (&["drain", "app"][..], "\"app\" is no backend; write POOL/BACKEND"),
-        (&["drain", "app/z"], "There is no backend \"z\" in pool \"app\""),
-        (&["drain", "app/b", "--deadline", "soon"], "`deadline` must be a duration"),
-        (&["drain", "app/b", "--cancel"], "There is no drain to cancel."),
+    for (expected, arguments, why) in [
+        (2, &["drain", "app"][..], "error: \"app\" is no backend; write POOL/BACKEND"),
+        (
+            2,
+            &["drain", "app/a", "--group", "blue"],
+            "error: \"app/a\" is one backend; with --group, write the POOL alone",
+        ),
+        (2, &["drain", "app/b", "--deadline", "soon"], "write a duration, such as 10m or 30s"),
+        (2, &["drain", "app/b", "--idle", "30"], "write a duration, such as 10m or 30s"),
+        (2, &["drain", "app/b", "--then", "drain"], "[possible values: maintenance, ready, nothing]"),
+        (1, &["drain", "app/b", "--deadline", "9y"], "`deadline` must be a duration up to a year"),
+        (1, &["drain", "app/z"], "There is no backend \"z\" in pool \"app\""),
+        (1, &["drain", "app/b", "--cancel"], "Backend \"b\" does not drain: there is no drain to cancel."),
     ] {
         let (code, _, err) = operated.run(arguments).await;
-        assert!(code == Some(1) && err.contains(why), "{arguments:?}: {err}");
+        assert!(code == Some(expected) && err.contains(why), "{arguments:?}: {err}");
     }
     operated.proxy.get(None).await;
     let (code, out, _) = operated.run(&["drain", "app/b", "--deadline", "1h"]).await;
