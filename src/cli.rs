@@ -48,7 +48,7 @@ enum Command {
     ///
     /// Signals: SIGTERM and SIGINT stop it, after the requests in flight; a second one at once. SIGHUP reloads the
     /// configuration, as `linchpin reload` does. SIGUSR1 reopens the access log; a log file that was moved is noticed in any
-    /// case. SIGUSR2 starts a successor, which takes over all sockets.
+    /// case. SIGUSR2 starts the program again, which takes over all sockets and sessions; this needs `[server] handover`.
     Run(run::Args),
     /// Report every error in a configuration file. Changes, starts and binds nothing.
     Check(FileArgs),
@@ -74,9 +74,9 @@ enum Command {
     Import(import::Args),
     /// Generate a key for `[[keys]]`, or a token for `[admin]`.
     Keygen(keygen::Args),
-    /// Show what a routing cookie holds, and what Linchpin would do with it now.
+    /// Show what a pin or session id contains, and what Linchpin would do with it now.
     Explain(explain::Args),
-    /// Print the completions of a shell, made of this very list.
+    /// Print the completions of a shell.
     Completions(generate::CompletionsArgs),
     /// Print the manual page, or write those of all commands.
     Man(generate::ManArgs),
