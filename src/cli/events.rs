@@ -66,6 +66,10 @@ fn text(data: &str) -> String {
     {
         *deadline = Value::String(date(seconds));
     }
+    // Of the kind `lost`.
+    if let Some(lost) = event.get_mut("events").filter(|lost| lost.is_null()) {
+        *lost = "unknown".into();
+    }
     let mut take = |key: &str| event.remove(key).map(|value| plain(&value));
     let kind = take("kind").unwrap_or_default();
     let subject = match (take("pool"), take("backend")) {
@@ -115,6 +119,8 @@ mod tests {
         let drain = r#"{"time":1764160931.2,"kind":"drain","pool":"app","backend":"a","phase":"begun","sessions":3,"deadline":1764161531,"keys":[]}"#;
         let expected = "2025-11-26T12:42:11Z drain       app/a deadline=2025-11-26T12:52:11Z phase=begun sessions=3\n";
         assert_eq!(text(drain), expected);
+        let lost = r#"{"time":1764160931.2,"kind":"lost","events":null}"#;
+        assert_eq!(text(lost), "2025-11-26T12:42:11Z lost        events=unknown\n");
         assert_eq!(text("news"), "news\n");
     }
 }

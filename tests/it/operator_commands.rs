@@ -181,7 +181,7 @@ async fn events_are_lines_also_after_a_restart() {
     let text = std::fs::read_to_string(&file).unwrap();
     let _running = Running::start_with(&file, &text, Stdio::null()).await;
     // The new process can't know what the one before has published last.
-    assert!(line("lost").await.contains(" lost        events=null"), "after a restart");
+    assert!(line("lost").await.contains(" lost        events=unknown"), "after a restart");
     assert!(line("process").await.ends_with("phase=ready"));
     let code = command(BINARY, &["events", "--admin", "127.77.3.1:1"]).await.status.code();
     assert_eq!(code, Some(1), "nothing answers there");
