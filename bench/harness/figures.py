@@ -25,9 +25,16 @@ class Figures:
     requests_per_second: float
     p50_us: float
     p99_us: float
+    p50_ratio: Ratio | None  # to nginx
+    p99_ratio: Ratio | None
     busy: float
     bar: float | None  # that it is held to
     met: bool | None
+
+    def latencies(self, scenario):
+        """The latencies that are held to a bar: name, ratio to nginx, bar, and whether it is met."""
+        held = [("p50", self.p50_ratio, scenario.p50_bar), ("p99", self.p99_ratio, scenario.p99_bar)]
+        return [(name, ratio, bar, self.errors == 0 and ratio.middle <= bar) for name, ratio, bar in held if ratio and bar]
 
 
 def summarise(scenario, records, bars):
@@ -56,6 +63,8 @@ def _figures(scenario, name, records, bar):
         requests_per_second=middle("requests_per_second"),
         p50_us=middle("p50_us"),
         p99_us=middle("p99_us"),
+        p50_ratio=_ratio("p50_us", own, records, ("nginx",)),
+        p99_ratio=_ratio("p99_us", own, records, ("nginx",)),
         busy=middle("busy"),
         bar=bar,
         met=errors == 0 and held <= bar if bar is not None and held is not None else None,
@@ -67,6 +76,6 @@ def _ratio(key, own, records, baseline):
     for record in records:
         if record["proxy"] in baseline:
             number = record["round"]
-            peers[number] = min(record[key], peers.get(number, record[key]))
-    ratios = [record[key] / peers[record["round"]] for record in own if peers.get(record["round"])]
+            peers[number] = min(record.get(key, 0), peers.get(number, record.get(key, 0)))
+    ratios = [record.get(key, 0) / peers[record["round"]] for record in own if peers.get(record["round"])]
     return Ratio(median(ratios), min(ratios), max(ratios)) if ratios else None

@@ -20,19 +20,20 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 
 
 def svg(table):
-    """The whole picture, from scenario → figures of each proxy."""
-    colours = _colours(table)
+    """The whole picture, from scenario → pattern → figures of each proxy."""
+    colours = colours_of(table)
     parts, y = [], LEGEND
-    for scenario, rows in table.items():
-        group, y = _group(scenario, rows, colours, y)
-        parts += group
+    for scenario, patterns in table.items():
+        for pattern, rows in patterns.items():
+            group, y = _group(scenario, pattern if len(scenario.patterns) > 1 else "", rows, colours, y)
+            parts += group
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img"'
         ' aria-label="CPU time a request, by scenario and proxy">',
         f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{WIDTH}" height="{y}" fill="#ffffff"/>',
-        _text(16, 24, "CPU µs a request or message (bytes a connection for idle ones): shorter is better", "title"),
-        *_legend(colours),
+        text(16, 24, "CPU µs a request or message (bytes a connection for idle ones): shorter is better", "title"),
+        *legend(colours),
         *parts,
         "</svg>",
         "",
@@ -53,13 +54,13 @@ def footprints(found):
     parts += _panel(found, 16 + WIDTH // 2, "messages a save", lambda one: one.messages)
     for number, (way, colour) in enumerate(WAYS.items()):
         x, y = 16 + number % 3 * 240, TALL + 108 + number // 3 * 22
-        parts += [_line([(x, y - 4), (x + 22, y - 4)], colour, way), _text(x + 30, y, _way(way))]
+        parts += [_line([(x, y - 4), (x + 22, y - 4)], colour, way), text(x + 30, y, _way(way))]
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img"'
         ' aria-label="Bytes a session and messages a save, by number of servers">',
         f"<style>{STYLE} .axis {{ stroke: #9097a1; }}</style>",
         f'<rect class="ground" width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        _text(16, 24, "A session of 2 KiB that changes, by the number of servers: lower is better", "title"),
+        text(16, 24, "A session of 2 KiB that changes, by the number of servers: lower is better", "title"),
         *parts, "</svg>", "",
     ])
 
@@ -78,13 +79,13 @@ def _panel(found, left, title, value):
         return left + 50 + share * (right - left - 60), bottom - value(one) / most * (bottom - top)
 
     parts = [
-        _text(left, 58, title),
+        text(left, 58, title),
         f'<path class="axis" fill="none" d="M{left + 40},{top} V{bottom} H{right}"/>',
-        _text(left, top + 4, f"{most:,.0f}", "small"), _text(left + 26, bottom + 4, "0", "small"),
+        text(left, top + 4, f"{most:,.0f}", "small"), text(left + 26, bottom + 4, "0", "small"),
     ]
     for count in servers:
         x = left + 46 + (count - servers[0]) / max(servers[-1] - servers[0], 1) * (right - left - 60)
-        parts.append(_text(x, bottom + 18, str(count), "small"))
+        parts.append(text(x, bottom + 18, str(count), "small"))
     for way, colour in WAYS.items():
         own = sorted((one for one in found if one.way == way), key=lambda one: one.servers)
         if own:
@@ -99,32 +100,35 @@ def _line(points, colour, way):
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"{dash}/>'
 
 
-def _colours(table):
-    names = dict.fromkeys(row.proxy for rows in table.values() for row in rows)
+def colours_of(table):
+    """A colour for each proxy."""
+    names = dict.fromkeys(row.proxy for patterns in table.values() for rows in patterns.values() for row in rows)
     spare = iter(CANDIDATES)
     return {name: COLOURS.get(name) or next(spare, "#e8702a") for name in names}
 
 
-def _legend(colours):
+def legend(colours):
+    """The names of the proxies and their colours."""
     parts, x = [], 16
     for name, colour in colours.items():
-        parts += [f'<rect x="{x}" y="36" width="12" height="12" rx="2" fill="{colour}"/>', _text(x + 18, 47, label(name))]
+        parts += [f'<rect x="{x}" y="36" width="12" height="12" rx="2" fill="{colour}"/>', text(x + 18, 47, label(name))]
         x += 18 + 8 * len(label(name)) + 20
     return parts
 
 
-def _group(scenario, rows, colours, y):
+def _group(scenario, pattern, rows, colours, y):
     # Each scenario has its own scale: 20 µs and 500 µs on one axis would show neither.
     longest = max((row.cost for row in rows), default=0) or 1
     available = WIDTH - LEFT - 150
     middle = y + len(rows) * BAR / 2
-    bar = f"bar: {scenario.bar:g} bytes" if scenario.is_idle else f"bar: {scenario.bar:g} × better peer"
-    parts = [_text(16, middle - 3, scenario.title), _text(16, middle + 13, bar, "small")]
+    bar = f"bar: {scenario.bar:,.0f} bytes" if scenario.is_idle else scenario.bar and f"bar: {scenario.bar:g} × better peer"
+    words = ", ".join(filter(None, [pattern, bar]))
+    parts = [text(16, middle - 3, scenario.title), text(16, middle + 13, words, "small")]
     for row in rows:
         length = max(row.cost, 0) / longest * available
         parts += [
             f'<rect x="{LEFT}" y="{y + 1}" width="{length:.1f}" height="{BAR - 3}" rx="2" fill="{colours[row.proxy]}"/>',
-            _text(LEFT + length + 6, y + 13, _figure(scenario, row), "small"),
+            text(LEFT + length + 6, y + 13, _figure(scenario, row), "small"),
         ]
         y += BAR
     return parts, y + GAP
@@ -136,6 +140,7 @@ def _figure(scenario, row):
     return cost + ratio
 
 
-def _text(x, y, words, kind=None):
+def text(x, y, words, kind=None):
+    """Words at a place."""
     style = f' class="{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:.1f}"{style}>{escape(words)}</text>'

@@ -4,6 +4,7 @@ Each has one worker on one core, its access log in a file and its metrics on. It
 """
 
 import getpass
+import os
 import re
 import shutil
 import subprocess
@@ -38,8 +39,9 @@ class Proxy:
             return ""
         flag = "-v" if self.kind in PEERS else "--version"
         done = subprocess.run([self.program, flag], capture_output=True, text=True, timeout=10)
-        found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
-        return found.group() if found else "?"
+        found = re.search(r"\d+(\.\d+)+(-dev\d*)?", done.stdout + done.stderr)
+        version = found.group() if found else "?"
+        return f"{version} (with its own sticky sessions)" if self.is_sticky_nginx() else version
 
     def start(self, processes, origins):
         """Starts the proxy in front of the origins, and waits until it serves."""
@@ -57,6 +59,7 @@ class Proxy:
         if self.kind == "relay":
             return [self.program, "relay", "--listen", address, *(f"--origin={o}" for o in origins.values())]
         template = next(CONFIGURATIONS.glob(f"{self.kind}.*"))
+        pins = self._pins() if self.kind == "nginx" else {}
         values = {
             "LISTEN": address,
             "SECURE": secure,
@@ -74,7 +77,9 @@ class Proxy:
             "USER": getpass.getuser(),
             **{name.upper(): origin for name, origin in origins.items()},
         }
-        text = re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], template.read_text())
+        text = template.read_text()
+        for given in (pins, values):
+            text = re.sub(r"@([A-Z]+)@", lambda match: given.get(match[1], match[0]), text)
         config = folder / f"{values['NAME']}{template.suffix}"
         config.write_text(text)
         if self.kind == "haproxy":
@@ -85,6 +90,26 @@ class Proxy:
         (folder / f"{values['NAME']}.key").write_bytes(key)
         (folder / f"{values['NAME']}.key").chmod(0o600)
         return [self.program, "run", "-c", config]
+
+
+    def _pins(self):
+        """How this nginx pins clients: by its own sticky sessions, if it was built with them."""
+        if self.is_sticky_nginx():
+            pool, cookie, file = "app", "", "nginx-sticky.conf"
+        else:
+            # Always: a 101 gets none otherwise.
+            pool, cookie, file = "$pool", "add_header Set-Cookie $new_pin always;", "nginx-map.conf"
+        return {"PINS": (CONFIGURATIONS / file).read_text(), "POOL": pool, "SETCOOKIE": cookie}
+
+    def is_sticky_nginx(self):
+        """Whether it is an nginx with the directive `sticky`."""
+        if self.kind != "nginx":
+            return False
+        text = "events {}\nhttp { upstream app { server 127.0.0.1:1; sticky cookie SRV; } }\n"
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "nginx.conf").write_text(f"pid {folder}/pid; error_log {folder}/error.log;\n{text}")
+            check = [self.program, "-t", "-q", "-p", folder, "-c", f"{folder}/nginx.conf"]
+            return subprocess.run(check, capture_output=True, timeout=10).returncode == 0
 
 
 @dataclass
@@ -159,5 +184,8 @@ def find_peers(names):
 
 
 def _which(name):
+    """Returns the program: what the environment names (`NGINX=`, `HAPROXY=`), or the one that is installed."""
+    if given := os.environ.get(name.upper()):
+        return str(Path(given).resolve(strict=True))
     # Debian keeps servers where only root's PATH looks.
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")

@@ -5,6 +5,8 @@ The page names no machine: figures are to be compared within it, not with anothe
 
 from statistics import median
 
+from .scenarios import PATTERNS
+
 LABELS = {
     "linchpin": "Linchpin", "haproxy": "HAProxy", "nginx": "nginx", "relay": "raw TCP relay",
     "balancer": "`hold = \"balancer\"`", "secondary": "`hold = \"secondary\"`", "all": "`hold = \"all\"`",
@@ -24,12 +26,12 @@ def progress(scenario, record):
     return f"  {scenario.key:11} round {record['round'] + 1}  {record['proxy']:12} {cost}{trouble}"
 
 
-def text(scenario, rows):
-    """The table of a scenario for a terminal."""
+def text(scenario, pattern, rows):
+    """The table of a scenario in one pattern for a terminal."""
     cells = [_header(scenario), *(_cells(scenario, row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
-    return "\n".join([f"\n{scenario.title}: {scenario.about}", *lines])
+    return "\n".join([f"\n{scenario.title} ({pattern.key}): {scenario.about}", *lines])
 
 
 def markdown(about, table, foreign, footprints):
@@ -41,17 +43,21 @@ def markdown(about, table, foreign, footprints):
         "",
         "![CPU time a request, by scenario and proxy](results.svg)",
         "",
+        "![CPU time a request, by the number of clients](clients.svg)",
+        "",
         *_method(about, foreign),
         "",
         *_summary(table),
     ]
-    for scenario, rows in table.items():
+    for scenario, patterns in table.items():
         if scenario.key == "copies":
-            lines += ["", copies(about, scenario, rows, footprints)]
+            lines += ["", copies(about, scenario, patterns["together"], footprints)]
             continue
-        lines += ["", f"## {scenario.title[0].upper()}{scenario.title[1:]}", "", f"{scenario.about}.", ""]
-        lines += _table(_header(scenario), [_cells(scenario, row) for row in rows])
-        lines += [f"\n{label(row.proxy)}: {row.errors} errors, the first: {row.first_error}" for row in rows if row.errors]
+        lines += ["", f"## {scenario.title[0].upper()}{scenario.title[1:]}", "", f"{scenario.about}."]
+        for pattern, rows in patterns.items():
+            lines += ["", f"Pattern `{pattern}`:", ""] if len(scenario.patterns) > 1 else [""]
+            lines += _table(_header(scenario), [_cells(scenario, row) for row in rows])
+            lines += [f"\n{label(row.proxy)}: {row.errors} errors, the first: {row.first_error}" for row in rows if row.errors]
     return "\n".join(lines) + "\n"
 
 
@@ -103,8 +109,8 @@ def _method(about, foreign):
     return [
         "## How it was measured",
         "",
-        f"- Programs: {versions}. HAProxy and nginx are Debian's packages; their configurations, and Linchpin's, are in"
-        " [peers/](peers/).",
+        f"- Programs: {versions}. Their configurations, and Linchpin's, are in [peers/](peers/).",
+        *(f"- Pattern `{pattern.key}`: {pattern.about}." for pattern in PATTERNS),
         "- Machine: a small virtual one with two noisy cores. The proxy has core 0, with one worker; clients and three"
         " origins share core 1; all traffic is loopback. Compare figures within this page, not across machines.",
         "- Every proxy writes its access log to a file, adds `X-Forwarded-For` and has its metrics on; the relay does"
@@ -133,15 +139,26 @@ def _learned(about):
 
 
 def _summary(table):
-    lines = []
-    for scenario, rows in table.items():
-        for row in rows:
-            if row.met is not None:
-                bar = f"≤ {row.bar:g} bytes" if scenario.is_idle else f"≤ {row.bar:g} ×"
-                reached = f"{row.cost:.0f} bytes" if scenario.is_idle else f"{row.ratio.middle:.2f} ×"
-                lines.append([scenario.title, label(row.proxy), bar, reached, "met" if row.met else "**not met**"])
-    header = ["scenario", "build", "bar", "reached", "verdict"]
-    return ["## The bar", "", *_table(header, lines)] if lines else []
+    reached, keys = {}, list(dict.fromkeys(pattern for patterns in table.values() for pattern in patterns))
+    for scenario, patterns in table.items():
+        for pattern, rows in patterns.items():
+            for row in rows:
+                for what, bar, figure, met in _held(scenario, row):
+                    cell = f"{figure}, {'met' if met else '**not met**'}"
+                    reached.setdefault((what, label(row.proxy), bar), {})[pattern] = cell
+    lines = [[*held, *(cells.get(key, "–") for key in keys)] for held, cells in reached.items()]
+    return ["## The bar", "", *_table(["scenario", "build", "bar", *keys], lines)] if lines else []
+
+
+def _held(scenario, row):
+    """What a build is held to in a scenario: what it is, the bar, what it reached, and whether that is enough."""
+    if row.met is not None and scenario.is_idle:
+        yield scenario.title, f"≤ {row.bar:,.0f} bytes", f"{row.cost:,.0f} bytes", row.met
+    elif row.met is not None:
+        yield scenario.title, f"≤ {row.bar:g} ×", f"{row.ratio.middle:.2f} ×", row.met
+    if row.proxy not in LABELS or row.proxy == "linchpin":
+        for name, ratio, bar, met in row.latencies(scenario):
+            yield f"{scenario.title}: {name}", f"≤ {bar:g} × nginx", f"{ratio.middle:.2f} ×", met
 
 
 def _header(scenario):

@@ -20,16 +20,17 @@ IDLE_ROUNDS = 2  # Memory does not vary as time does.
 class Bench:
     """The origins and one running process for each proxy."""
 
-    def __init__(self, processes, program, seconds, settle):
-        self.processes, self.program = processes, program
+    def __init__(self, processes, program, pattern, seconds, settle):
+        self.processes, self.program, self.pattern = processes, program, pattern
         self.seconds, self.settle = seconds, settle
         self.origins = {name: f"127.0.0.1:{free_port()}" for name in ORIGINS}
         listens = [f"--listen={name}={address}" for name, address in self.origins.items()]
-        process = processes.start([program, "origin", *listens], LOAD_CORE, "origin.log")
+        process = self.origin = processes.start([program, "origin", f"--batch={pattern.batch}", *listens], LOAD_CORE, "origin.log")
         if not all(wait_until_open(address, process) for address in self.origins.values()):
             raise SystemExit("the origins did not start")
         self.certificate = processes.folder / CERTIFICATE
-        subprocess.run([program, "certificate", self.certificate], check=True, timeout=10)
+        if not self.certificate.exists():
+            subprocess.run([program, "certificate", self.certificate], check=True, timeout=10)
         self.running = {}
         self.learned_bytes = None  # of resident memory, for each session of a filled table
 
@@ -46,7 +47,7 @@ class Bench:
             for proxy in proxies:
                 measure = self._idle if scenario.is_idle else self._busy
                 record = measure(scenario, proxy)
-                yield {"scenario": scenario.key, "round": number, "proxy": proxy.name, **record}
+                yield {"scenario": scenario.key, "pattern": self.pattern.key, "round": number, "proxy": proxy.name, **record}
 
     def _busy(self, scenario, proxy):
         if proxy.name not in self.running:
@@ -74,6 +75,13 @@ class Bench:
         before = resident_bytes(target.pids)
         self.learn(proxy, target, proxy.fill)
         self.learned_bytes = (resident_bytes(target.pids) - before) / proxy.fill
+
+    def stop(self):
+        """Ends what runs."""
+        for target in self.running.values():
+            self.processes.stop(target.process)
+        self.processes.stop(self.origin)
+        self.running = {}
 
     def learn(self, proxy, target, sessions):
         """Makes so many new sessions, each by one request."""
@@ -114,6 +122,7 @@ class Bench:
             self.program, "load", f"--target={target.secure if scenario.tls else target.address}", f"--mode={scenario.mode}",
             f"--path={proxy.path or scenario.path}",
             f"--body={scenario.body}", f"--clients={self._clients(scenario)}", f"--seconds={self.seconds}",
+            f"--batch={self.pattern.batch}",
         ]
         if proxy.sticky:
             command.append("--sticky")

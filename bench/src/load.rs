@@ -79,6 +79,9 @@ pub(crate) struct Args {
     /// Shake hands in full on every connection, rather than resume a session.
     #[arg(long)]
     full: bool,
+    /// How many sockets to serve between two looks at which of them are ready: few keep the proxy's own batches small.
+    #[arg(long, default_value_t = 1024)]
+    batch: usize,
     /// Speak HTTP/2 in TLS, with so many requests at once on each client's connection.
     #[arg(long, requires = "tls")]
     streams: Option<usize>,
@@ -112,9 +115,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         websocket: args.websocket,
         tls: args.tls.clone().map(|authority| Secure { authority, resumes: !args.full }),
     };
-    let mut load = Load::new(manner(), args.clients)?;
+    let mut load = Load::new(manner(), args.clients, args.batch)?;
     let goal = if args.mode == Mode::Idle {
-        Load::new(manner(), 1)?.drive(Goal::Each(IDLE_WARM_UP))?;
+        Load::new(manner(), 1, args.batch)?.drive(Goal::Each(IDLE_WARM_UP))?;
         Goal::Each(1)
     } else if let Some(requests) = args.requests {
         Goal::Each(requests.div_ceil(args.clients as u64))
@@ -152,13 +155,15 @@ struct Load {
     poll: Poll,
     manner: Manner,
     clients: Vec<Client>,
+    batch: usize,
     scratch: Vec<u8>,
 }
 
 impl Load {
-    fn new(manner: Manner, clients: usize) -> Result<Self, Box<dyn Error>> {
+    fn new(manner: Manner, clients: usize, batch: usize) -> Result<Self, Box<dyn Error>> {
         Ok(Self {
             poll: Poll::new()?,
+            batch,
             clients: (0..clients).map(|index| Client::new(Token(index), &manner)).collect::<Result<_, _>>()?,
             manner,
             scratch: vec![0; SCRATCH],
@@ -179,7 +184,7 @@ impl Load {
         for index in waiting.by_ref().take(window) {
             active += u64::from(self.begin(index, &mut tally));
         }
-        let mut events = Events::with_capacity(1024);
+        let mut events = Events::with_capacity(self.batch);
         while active > 0 && Instant::now() < deadline + GRACE {
             wait(&mut self.poll, &mut events, GRACE)?;
             for event in &events {

@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// `NAME=ADDRESS` of an origin; repeat for more.
     #[arg(long = "listen", required = true)]
     listen: Vec<Listen>,
+    /// How many sockets to serve between two looks at which of them are ready.
+    #[arg(long, default_value_t = 1024)]
+    batch: usize,
 }
 
 #[derive(Clone)]
@@ -58,7 +61,7 @@ pub(crate) fn run(args: &Args) -> io::Result<()> {
     }
     let mut connections = HashMap::new();
     let mut tokens = (origins.len()..).map(Token);
-    let mut events = Events::with_capacity(1024);
+    let mut events = Events::with_capacity(args.batch);
     loop {
         match poll.poll(&mut events, None) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),

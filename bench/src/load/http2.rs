@@ -28,7 +28,8 @@ const ORIGIN: HeaderName = HeaderName::from_static("x-origin");
 
 /// As `load::run`.
 pub(super) fn run(args: &Args, streams: usize, authority: &Path) -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_io_events_per_tick(args.batch).build()?;
     let local = LocalSet::new();
     let open = async {
         let mut clients = Vec::with_capacity(args.clients);
