@@ -34,6 +34,7 @@ mod response_end;
 pub mod retry;
 mod rewrite;
 pub mod route;
+mod route_index;
 mod session_use;
 pub mod snapshot;
 mod stale;

@@ -1,13 +1,13 @@
-//! Owns: matching requests by listener, scheme, host and path to a pool or redirect, and the settings of routes.
+//! Owns: the settings of routes, and which of them is a request's.
 //! Invariant: the most specific route wins, whatever the order in the configuration.
 //! Must not know: backends.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields::Fields;
 use super::redirect::Redirect;
-use super::rewrite::{Rewrite, strip_path_prefix};
+use super::rewrite::Rewrite;
+use super::route_index::{HostMatch, RouteIndex, RouteMatch};
 use super::timeouts::Timeouts;
 use crate::affinity::rules::RuleEffect;
 
@@ -111,29 +111,11 @@ impl TimeoutOverrides {
     }
 }
 
-/// All routes, most specific first.
+/// All routes.
 #[derive(Debug, Default)]
 pub struct Routes {
-    routes: Vec<RouteMatch>,
+    index: RouteIndex,
     entries: Vec<RouteEntry>,
-}
-
-#[derive(Debug)]
-struct RouteMatch {
-    /// The ids of the listeners whose requests match; `None` for all listeners.
-    listeners: Option<Arc<[usize]>>,
-    is_secure: Option<bool>,
-    host: HostMatch,
-    prefix: String,
-    entry: usize,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum HostMatch {
-    Exact(String),
-    /// `.example.com` of `*.example.com`, which matches at least one more label.
-    Suffix(String),
-    Any,
 }
 
 /// The settings of one `[[routes]]` as requests need them.
@@ -214,33 +196,23 @@ impl Routes {
                     None => continue,
                 },
             };
-            let tied = || each.listeners.iter().filter_map(|name| listener(name)).collect::<Arc<[usize]>>();
-            let listeners = (!each.listeners.is_empty()).then(tied);
+            let tied = || each.listeners.iter().filter_map(|name| listener(name)).collect();
+            let listeners: Option<Vec<usize>> = (!each.listeners.is_empty()).then(tied);
             let any = each.hosts.is_empty().then_some(HostMatch::Any);
             for host in each.hosts.iter().map(|host| HostMatch::parse(host)).chain(any) {
                 let prefix = each.path_prefix.trim_end_matches('/').into();
-                let (listeners, entry) = (listeners.clone(), all.entries.len());
-                all.routes.push(RouteMatch { listeners, is_secure: each.is_secure, host, prefix, entry });
+                let matches = RouteMatch { listeners: listeners.clone(), is_secure: each.is_secure, host, prefix };
+                all.index.insert(matches, all.entries.len());
             }
             all.entries.push(entry);
         }
-        let rank = |route: &RouteMatch| {
-            (route.listeners.is_some(), route.is_secure.is_some(), route.host.rank(), route.prefix.len())
-        };
-        all.routes.sort_by_key(|route| std::cmp::Reverse(rank(route)));
         all
     }
 
     /// Finds the position of the route entry for a request to `host` (without port, in any case) and `path` that was
     /// received by the listener with this id.
     pub fn find(&self, listener: usize, is_secure: bool, host: &str, path: &str) -> Option<usize> {
-        let matches = |route: &&RouteMatch| {
-            route.listeners.as_ref().is_none_or(|tied| tied.contains(&listener))
-                && route.is_secure.is_none_or(|only| only == is_secure)
-                && route.host.matches(host)
-                && strip_path_prefix(&route.prefix, path).is_some()
-        };
-        self.routes.iter().find(matches).map(|route| route.entry)
+        self.index.find(listener, is_secure, host, path)
     }
 
     /// The route entry at a position.
@@ -251,36 +223,6 @@ impl Routes {
     /// All route entries, by position.
     pub fn entries(&self) -> &[RouteEntry] {
         &self.entries
-    }
-}
-
-impl HostMatch {
-    fn parse(pattern: &str) -> HostMatch {
-        match pattern.strip_prefix('*') {
-            Some("") => HostMatch::Any,
-            Some(suffix) => HostMatch::Suffix(suffix.to_ascii_lowercase()),
-            None => HostMatch::Exact(pattern.to_ascii_lowercase()),
-        }
-    }
-
-    /// Ranks exact names above wildcards, longer wildcards above shorter ones, and any host last.
-    fn rank(&self) -> (u8, usize) {
-        match self {
-            HostMatch::Exact(_) => (2, 0),
-            HostMatch::Suffix(suffix) => (1, suffix.len()),
-            HostMatch::Any => (0, 0),
-        }
-    }
-
-    fn matches(&self, host: &str) -> bool {
-        match self {
-            HostMatch::Any => true,
-            HostMatch::Exact(name) => host.eq_ignore_ascii_case(name),
-            HostMatch::Suffix(suffix) => {
-                let at = host.len().checked_sub(suffix.len()).filter(|at| *at > 0);
-                at.and_then(|at| host.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
-            }
-        }
     }
 }
 
