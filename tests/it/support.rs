@@ -23,6 +23,7 @@ pub mod repository;
 pub mod session_app;
 pub mod survival;
 pub mod tool;
+pub mod upgrades;
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,84 +1,17 @@
 //! A new process takes over from the one that runs: no client is refused or cut off, and nothing that was known is lost.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::support::exchange::exchange;
 use super::support::process::Running;
 use super::support::session_app::SessionApp;
-use super::support::tool::Folder;
+use super::support::upgrades::{Place, Tunnel, ask, echo, keep_asking, pool};
 use super::support::{Backend, Client, Reply, soon, until};
-
-/// Where a configuration and its sockets are.
-struct Place {
-    folder: Folder,
-    file: String,
-}
-
-impl Place {
-    fn new() -> Place {
-        let folder = Folder::new();
-        Place { file: folder.file("linchpin.toml"), folder }
-    }
-
-    /// A configuration with these lines of [server], listeners, and pools.
-    fn text(&self, server: &str, rest: &str) -> String {
-        let (handover, admin) = (self.folder.file("handover.sock"), self.folder.file("admin.sock"));
-        format!(
-            "[server]\nhandover = \"{handover}\"\n{server}\n[log]\naccess = \"off\"\n[admin]\n\
-             address = \"unix:{admin}\"\n{rest}"
-        )
-    }
-
-    async fn start(&self, text: &str) -> Running {
-        Running::start_with(&self.file, text, Stdio::null()).await
-    }
-
-    /// Starts a process that takes over, and waits until it has.
-    async fn upgrade(&self, text: &str) -> Running {
-        let mut next = Running::upgrade(&self.file, text);
-        next.line("taken over").await;
-        let line = next.line("listening address=").await;
-        next.address = line.rsplit('=').next().unwrap().to_owned();
-        next
-    }
-}
-
-fn pool(backends: &[&Backend], more: &str) -> String {
-    let backend = |backend: &&Backend| {
-        format!("[[pools.backends]]\nname = \"{}\"\naddress = \"{}\"\n", backend.name(), backend.address())
-    };
-    let backends: String = backends.iter().map(backend).collect();
-    format!("[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true\n[[pools]]\nname = \"app\"\n{more}\n{backends}")
-}
-
-/// Sends requests on new and kept connections until `is_over`; counts the responses.
-async fn keep_asking(
-    address: SocketAddr,
-    keeps: bool,
-    is_over: Arc<AtomicBool>,
-    served: Arc<AtomicUsize>,
-) -> Result<(), String> {
-    let connect = async || TcpStream::connect(address).await.map_err(|error| format!("connecting: {error}"));
-    let mut stream = connect().await?;
-    while !is_over.load(Ordering::Relaxed) {
-        let close = if keeps { "" } else { "connection: close\r\n" };
-        let request = format!("GET / HTTP/1.1\r\nhost: a\r\n{close}\r\n");
-        let stays_open = exchange(&mut stream, request.as_bytes()).await?;
-        served.fetch_add(1, Ordering::Relaxed);
-        if !(keeps && stays_open) {
-            stream = connect().await?;
-        }
-    }
-    Ok(())
-}
 
 #[tokio::test]
 async fn clients_are_served_throughout_upgrades_with_other_numbers_of_threads() {
@@ -107,66 +40,6 @@ async fn clients_are_served_throughout_upgrades_with_other_numbers_of_threads() 
     }
     running.signal("TERM").await;
     assert_eq!(running.exit_code().await, Some(0));
-}
-
-/// Sends a request to the admin listener.
-async fn ask(place: &Place, method: &str, path: &str, body: &str) -> String {
-    let mut stream = tokio::net::UnixStream::connect(place.folder.file("admin.sock")).await.unwrap();
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await.unwrap();
-    response
-}
-
-/// A server that switches protocols and echoes.
-async fn echo() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                let switch = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-                let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-                let is_upgrade = head.to_ascii_lowercase().windows(8).any(|word| word == b"upgrade:");
-                if stream.write_all(if is_upgrade { switch } else { ok }).await.is_err() || !is_upgrade {
-                    return;
-                }
-                let (mut read, mut write) = stream.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-            });
-        }
-    });
-    address
-}
-
-/// An end of a tunnel.
-struct Tunnel(TcpStream);
-
-impl Tunnel {
-    async fn open(address: SocketAddr) -> Tunnel {
-        let mut client = Client::connect(address).await;
-        client.send(b"GET /socket HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
-        assert_eq!(soon("101", client.try_any_response("GET")).await.unwrap().status, 101);
-        Tunnel(client.into_parts().0)
-    }
-
-    async fn echoes(&mut self, text: &str) {
-        self.0.write_all(text.as_bytes()).await.unwrap();
-        let mut echo = vec![0; text.len()];
-        soon("the echo", self.0.read_exact(&mut echo)).await.unwrap();
-        assert_eq!(echo, text.as_bytes());
-    }
 }
 
 /// A server that pins clients by its own cookie.
@@ -282,14 +155,14 @@ async fn a_new_process_that_dies_before_it_is_ready_leaves_the_old_one_as_it_was
     // A source that never answers keeps the new process from being ready.
     let waits = text.clone() + "[[pools.discover]]\ndns = \"app.invalid\"\nport = 80\nresolver = [\"127.0.0.1:9\"]\n";
     for millis in [0, 5, 20, 40, 60, 100, 200, 400] {
-        let mut next = Running::upgrade(&place.file, &waits);
+        let mut next = Running::upgrade(place.file(), &waits);
         tokio::time::sleep(Duration::from_millis(millis)).await;
         next.process.kill().await.unwrap();
         let before = served.load(Ordering::Relaxed);
         until("clients are served", async || served.load(Ordering::Relaxed) > before + 50).await;
     }
     // One whose file can't run says why.
-    let mut next = Running::upgrade(&place.file, &text.replace("[log]", "[log]\nlevel = 7"));
+    let mut next = Running::upgrade(place.file(), &text.replace("[log]", "[log]\nlevel = 7"));
     assert_eq!(next.exit_code().await, Some(1));
     running.line("goes on as before").await;
     let answer = ask(&place, "GET", "/readyz", "").await;
@@ -414,7 +287,7 @@ async fn only_processes_of_the_same_user_are_handed_anything() {
     use std::os::unix::fs::PermissionsExt;
     let (a, place) = (Backend::named("a").await, Place::new());
     let mut running = place.start(&place.text("threads = 1", &pool(&[&a], ""))).await;
-    let socket = place.folder.file("handover.sock");
+    let socket = place.path("handover.sock");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     if !rustix::process::geteuid().is_root() {
         return;
