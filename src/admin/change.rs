@@ -96,7 +96,7 @@ impl Change {
     /// # Errors
     /// There is no such state.
     pub(super) fn to_state(word: &str) -> Result<Change, Refusal> {
-        let state = AdminState::ALL.into_iter().find(|state| state.as_str() == word);
+        let state = AdminState::of(word);
         let words = AdminState::ALL.map(AdminState::as_str);
         let invalid = || Refusal::Invalid(missing(&format!("state {word:?}"), word, words.into_iter()));
         state.map(Change::State).ok_or_else(invalid)

@@ -9,13 +9,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::admin_server::BoundAdmin;
+use super::configuration;
 use super::demands::Demand;
 use super::moves::MoveCounts;
 use super::reload_changes::Commit;
 use super::running::Running;
 use super::take_over::TakeOver;
 use super::takeover_parts::BoundWaiting;
-use super::{configuration, drains};
 use crate::admin::{Phase, ReloadRequest, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
 use crate::balance::BalancerKind;
@@ -75,12 +75,12 @@ async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog
     tokio::spawn(tls::reload::watch(running.facts.certificates.clone(), running.facts.events.clone()));
     running.admin = admin.map(|(bound, connections)| bound.serve(&running.facts, connections));
     running.begin();
-    tokio::spawn(drains::run(Arc::clone(&running.facts.pools)));
     if let Some(bound) = waiting {
         running.wait_for_successor(bound);
     }
-    if let Some(take_over) = take_over {
-        tokio::task::spawn_local(take_over.run());
+    match take_over {
+        Some(take_over) => drop(tokio::task::spawn_local(take_over.run())),
+        None => running.begin_drains(),
     }
     let Running { admin, log, .. } = configuration::run(running, requests, phase, commit, demands, ended).await;
     if let Some(admin) = admin {

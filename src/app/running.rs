@@ -13,12 +13,12 @@ use tokio::task::AbortHandle;
 use super::admin_server::AdminServer;
 use super::compose::Composer;
 use super::discovery::{Sources, announce};
-use super::follow;
 use super::publish::Published;
 use super::reload_changes::Commit;
 use super::reload_reports::ReloadReports;
 use super::takeover_parts::{Life, Pending, Waiting};
 use super::tls_setup::TlsSetup;
+use super::{drains, follow};
 use crate::admin::StatusSources;
 use crate::config::PoolPlan;
 use crate::net::Address;
@@ -100,6 +100,12 @@ impl Running {
         self.update_stores();
         self.update_following();
         self.update_addresses();
+    }
+
+    /// Begins to carry out drains. A process that takes over has not counted the sessions of its backends before it
+    /// accepts connections, and would take a drain for done.
+    pub(super) fn begin_drains(&self) {
+        tokio::spawn(drains::run(Arc::clone(&self.facts.pools)));
     }
 
     /// Publishes the members of all pools, if any have changed.

@@ -133,6 +133,7 @@ impl Running {
             self.wait_for_successor(bound);
         }
         self.update_addresses();
+        self.begin_drains();
         Ok(())
     }
 }

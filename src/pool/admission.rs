@@ -28,6 +28,11 @@ impl AdminState {
             AdminState::Maintenance => "maintenance",
         }
     }
+
+    /// Returns the state that this word means.
+    pub fn of(word: &str) -> Option<AdminState> {
+        AdminState::ALL.into_iter().find(|state| state.as_str() == word)
+    }
 }
 
 /// Why a backend accepts no new session, or no request.

@@ -55,6 +55,11 @@ impl DrainEnd {
             DrainEnd::Cancelled => "cancelled",
         }
     }
+
+    /// Returns the end that this word means.
+    pub(super) fn of(word: &str) -> Option<DrainEnd> {
+        [DrainEnd::Drained, DrainEnd::Deadline, DrainEnd::Cancelled].into_iter().find(|end| end.as_str() == word)
+    }
 }
 
 /// What a backend has left.

@@ -43,6 +43,14 @@ impl Live {
         running.filter(kept).into_iter().for_each(|drain| self.draining().begin(drain));
     }
 
+    /// Goes on with a drain that another process has begun. The rule of one that has ended holds while the backend drains.
+    pub(super) fn resume_drain(&self, drain: Drain) {
+        self.draining().begin(drain);
+        if self.wanted() != AdminState::Drain || drain.end.is_some_and(|(end, ..)| end == DrainEnd::Cancelled) {
+            self.draining().publish(None);
+        }
+    }
+
     /// Follows what the sources say: a backend that none lists drains until `leaves`, in milliseconds since the Unix
     /// epoch.
     pub(super) fn follow_sources(self: &Arc<Self>, leaves: Option<u64>, now: u64) {

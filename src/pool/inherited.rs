@@ -3,6 +3,7 @@
 //! Must not know: how it travels; what the new process does with its backends.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::admission::AdminState;
 use super::backend::{self, Backend};
 use super::backend_set::Pool;
+use super::drain::{Drain, DrainCause, DrainEnd, DrainOrder};
 use super::health_state::{HealthState, InheritedHealth};
+use super::live::Live;
 use super::merge::{KeyValues, merge};
 
 /// The state of one pool.
@@ -45,6 +48,62 @@ pub struct BackendState {
     pub is_unreachable: bool,
     /// How often it was ejected without having succeeded since.
     pub ejections: u32,
+    /// Its health answers ask for a drain.
+    pub asks_for_drain: bool,
+    /// For how long it has served, in milliseconds, if its slow start is not over.
+    pub served: Option<u64>,
+    /// The operator's drain, which can be running or over.
+    pub drain: Option<DrainState>,
+}
+
+/// A drain. Times are in milliseconds, points in time since the Unix epoch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrainState {
+    /// How long it may take.
+    pub deadline: Option<u64>,
+    /// Sessions without a request for this long leave first.
+    pub idle: u64,
+    /// The admin state afterwards.
+    pub then: Option<String>,
+    /// When it began.
+    pub begun: u64,
+    /// The admin state before.
+    pub before: String,
+    /// The sessions that there were.
+    pub sessions: u64,
+    /// How it ended, when, and with how many sessions left.
+    pub end: Option<(String, u64, u64)>,
+}
+
+impl DrainState {
+    /// Returns what a process hands over of a drain: those of discovered backends begin anew with what is found.
+    fn of(drain: &Drain) -> Option<DrainState> {
+        (drain.cause == DrainCause::Operator).then(|| DrainState {
+            deadline: drain.order.deadline,
+            idle: drain.order.idle,
+            then: drain.order.then.map(|state| state.as_str().into()),
+            begun: drain.begun,
+            before: drain.before.as_str().into(),
+            sessions: drain.sessions,
+            end: drain.end.map(|(end, at, left)| (end.as_str().into(), at, left)),
+        })
+    }
+
+    /// Returns the drain; `None` if it has words that this version does not know.
+    fn drain(&self) -> Option<Drain> {
+        let then = match &self.then {
+            Some(then) => Some(AdminState::of(then)?),
+            None => None,
+        };
+        let end = match &self.end {
+            Some((end, at, left)) => Some((DrainEnd::of(end)?, *at, *left)),
+            None => None,
+        };
+        let order = DrainOrder { deadline: self.deadline, idle: self.idle, then };
+        let (before, cause) = (AdminState::of(&self.before)?, DrainCause::Operator);
+        Some(Drain { order, cause, begun: self.begun, before, sessions: self.sessions, end })
+    }
 }
 
 /// What was handed over and no backend has taken yet.
@@ -74,14 +133,24 @@ impl BackendState {
 
     /// Returns the admin state that holds if the new file says this.
     pub(super) fn merged_state(&self, file: AdminState) -> AdminState {
-        let state = |name: &str| AdminState::ALL.into_iter().find(|state| state.as_str() == name);
-        let known = self.state.as_ref().and_then(|(was, runtime)| Some((state(was)?, state(runtime)?)));
+        let known =
+            self.state.as_ref().and_then(|(was, runtime)| Some((AdminState::of(was)?, AdminState::of(runtime)?)));
         known.map_or(file, |(was, runtime)| merge(KeyValues { was, runtime, file }).value())
     }
 
     /// Returns whether the state is that of the server which these settings mean.
     pub(super) fn is_of(&self, settings: &backend::Settings) -> bool {
         self.address == settings.address.to_string()
+    }
+
+    /// Has a backend go on with the operator's drain and with its slow start, unless the new file has changed its state.
+    fn resume(&self, live: &Arc<Live>, now: Instant) {
+        let since = self.served.and_then(|served| now.checked_sub(Duration::from_millis(served)));
+        since.into_iter().for_each(|since| live.begin_slow_start_at(since, now));
+        live.set_asks_for_drain(self.asks_for_drain);
+        let is_kept = self.state.as_ref().is_some_and(|(_, runtime)| live.wanted().as_str() == runtime);
+        let drain = self.drain.as_ref().filter(|_| is_kept).and_then(DrainState::drain);
+        drain.into_iter().for_each(|drain| live.resume_drain(drain));
     }
 
     fn health(&self) -> InheritedHealth {
@@ -111,12 +180,15 @@ impl Pool {
                 ejected_for: health.ejected_for.and_then(|left| u64::try_from(left.as_millis()).ok()),
                 is_unreachable: health.is_unreachable,
                 ejections: health.ejections,
+                asks_for_drain: live.asks_for_drain(),
+                served: live.served(now).and_then(|served| u64::try_from(served.as_millis()).ok()),
+                drain: live.draining().current().as_ref().and_then(DrainState::of),
             }
         };
         PoolState { name: self.name().to_string(), backends: self.backends().iter().map(of).collect() }
     }
 
-    /// Has the backend at `index` begin with this health. Nobody uses the pool yet.
+    /// Has the backend at `index` begin with this state. Nobody uses the pool yet.
     pub(super) fn begin_with(&self, index: usize, state: &BackendState, now: Instant) {
         let live = self.backend(index).live();
         let health = HealthState::begin(&state.health(), now);
@@ -124,6 +196,7 @@ impl Pool {
         live.set_awaits_success(health.awaits_success());
         live.set_health(health.health(now), now);
         self.health_tracker().lock().insert(live.id(), health);
+        state.resume(live, now);
     }
 }
 
@@ -135,7 +208,6 @@ mod tests {
     use crate::pool::reconcile::Reconciler;
     use crate::pool::{Closed, Settings};
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     fn backend(name: &str, port: u16) -> backend::Settings {
         backend::Settings::new(name, ([127, 0, 0, 1], port).into())
@@ -147,9 +219,13 @@ mod tests {
     }
 
     fn next(states: PoolState, settings: Settings) -> Arc<Pool> {
+        next_at(states, settings, crate::clock::now())
+    }
+
+    fn next_at(states: PoolState, settings: Settings, now: Instant) -> Arc<Pool> {
         let mut reconciler = Reconciler::new(1);
         reconciler.inherit(InheritedBackends::new(vec![states]));
-        reconciler.pools(&[settings]).remove(0)
+        reconciler.pools_at(&[settings], now).remove(0)
     }
 
     #[test]
@@ -177,6 +253,60 @@ mod tests {
         assert_eq!(after.backend(1).live().health(), Health::Up);
     }
 
+    fn order(then: Option<AdminState>) -> DrainOrder {
+        DrainOrder { deadline: Some(600_000), idle: 30_000, then }
+    }
+
+    #[test]
+    fn the_next_process_goes_on_with_drains_and_slow_starts() {
+        let (now, begun) = (crate::clock::now() + Duration::from_secs(100), crate::clock::unix_millis());
+        let slow_start = Duration::from_secs(100);
+        let file = || Settings {
+            slow_start,
+            ..settings(["a", "b", "c", "d", "e"].iter().zip(1..).map(|(name, port)| backend(name, port)).collect())
+        };
+        let pool = Reconciler::new(1).pools(&[file()]).remove(0);
+        let live = |index: usize| pool.backend(index).live();
+        live(0).begin_drain(order(Some(AdminState::Maintenance)), 40, begun);
+        live(1).begin_drain(order(None), 40, begun);
+        live(1).end_drain(DrainEnd::Deadline, 3, begun + 9);
+        live(2).begin_drain(order(None), 40, begun);
+        live(2).cancel_drain(begun + 9);
+        live(3).begin_slow_start(now - slow_start / 2);
+        live(4).set_asks_for_drain(true);
+        let states = pool.state(now);
+        let text = serde_json::to_string(&states).unwrap();
+        let after = next_at(serde_json::from_str(&text).unwrap(), file(), now);
+        let next = |index: usize| after.backend(index).live();
+        for index in 0..5 {
+            assert_eq!(next(index).draining().current(), live(index).draining().current(), "{index}");
+            assert_eq!(next(index).draining().rule(), live(index).draining().rule(), "{index}");
+            assert_eq!(next(index).state(), live(index).state(), "{index}");
+        }
+        assert!(next(0).draining().is_running() && next(1).draining().rule().is_some());
+        assert_eq!((next(3).effective_weight(), next(4).asks_for_drain()), (500, true));
+        assert_eq!(next(0).cancel_drain(begun + 10).map(|drain| drain.before), Some(AdminState::Ready));
+        assert_eq!(after.state(now).backends[3], states.backends[3]);
+        // A file that sets another state ends the drain.
+        let mut changed = file();
+        changed.backends[0].state = AdminState::Maintenance;
+        let after = next_at(states, changed, now);
+        let live = after.backend(0).live();
+        assert_eq!((live.state(), live.draining().current()), (AdminState::Maintenance, None));
+    }
+
+    #[test]
+    fn a_backend_that_comes_later_is_none_of_those_that_were_handed_over() {
+        let pool = Reconciler::new(1).pools(&[settings(vec![backend("a", 1), backend("b", 2)])]).remove(0);
+        pool.backend(1).live().set_state(AdminState::Drain);
+        let mut reconciler = Reconciler::new(1);
+        reconciler.inherit(InheritedBackends::new(vec![pool.state(crate::clock::now())]));
+        reconciler.pools(&[settings(vec![backend("a", 1)])]);
+        reconciler.mark_started();
+        let later = reconciler.pools(&[settings(vec![backend("a", 1), backend("b", 2)])]).remove(0);
+        assert_eq!(later.backend(1).live().state(), AdminState::Ready);
+    }
+
     #[test]
     fn the_state_of_another_version_has_defaults_where_it_says_nothing() {
         let states: PoolState = serde_json::from_str(
@@ -195,7 +325,8 @@ mod tests {
         ) {
             let backend = |name: &String| BackendState {
                 name: name.clone(), address: "unix:/a".into(), weight: Some(weight), since, is_down, ejected_for, ejections,
-                state: Some(("ready".into(), "drain".into())), is_unreachable: !is_down,
+                state: Some(("ready".into(), "drain".into())), is_unreachable: !is_down, asks_for_drain: is_down, served: ejected_for,
+                drain: ejected_for.map(|at| DrainState { deadline: Some(at), idle: since, then: None, begun: at, before: "ready".into(), sessions: since, end: Some(("drained".into(), at, 0)) }),
             };
             let state = PoolState { name: "app".into(), backends: names.iter().map(backend).collect() };
             let text = serde_json::to_string(&state).unwrap();

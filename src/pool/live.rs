@@ -247,7 +247,17 @@ impl Live {
 
     /// Notes that it begins to serve at `now`: it is new, or was down, ejected or in maintenance.
     pub(super) fn begin_slow_start(&self, now: Instant) {
-        self.slow_start.begin(self.weight(), now);
+        self.begin_slow_start_at(now, now);
+    }
+
+    /// Notes that it began to serve at `since`.
+    pub(super) fn begin_slow_start_at(&self, since: Instant, now: Instant) {
+        self.slow_start.begin(since, self.weight(), now);
+    }
+
+    /// Returns for how long it has served, if its slow start is not over at `now`.
+    pub(super) fn served(&self, now: Instant) -> Option<Duration> {
+        self.slow_start.served(now)
     }
 
     /// Sets how long a slow start takes; zero for none.

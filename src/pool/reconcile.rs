@@ -69,6 +69,8 @@ impl Reconciler {
     /// has a slow start.
     pub fn mark_started(&mut self) {
         self.has_started = true;
+        // A backend that comes only now is none of those that were handed over.
+        self.inherited = InheritedBackends::default();
     }
 
     /// Has backends that are new to this process begin with what another one has handed over.

@@ -3,7 +3,7 @@
 //! Must not know: sessions; the policies that balance by the share.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The effective weight of a backend of weight 1 that has served for long.
@@ -52,9 +52,16 @@ impl SlowStart {
         self.effective.load(Ordering::Relaxed)
     }
 
-    /// Notes that the backend begins to serve at `now`.
-    pub(super) fn begin(&self, weight: u32, now: Instant) {
-        self.update(weight, now, |start| start.since = Some(now));
+    /// Notes that the backend began to serve at `since`.
+    pub(super) fn begin(&self, since: Instant, weight: u32, now: Instant) {
+        self.update(weight, now, |start| start.since = Some(since));
+    }
+
+    /// Returns for how long the backend has served, if its slow start is not over.
+    pub(super) fn served(&self, now: Instant) -> Option<Duration> {
+        let start = self.start();
+        let served = now.saturating_duration_since(start.since?);
+        (served < start.lasts).then_some(served)
     }
 
     /// Sets how long a slow start takes. One that is under way takes as long from now on.
@@ -68,14 +75,18 @@ impl SlowStart {
     }
 
     fn update(&self, weight: u32, now: Instant, change: impl FnOnce(&mut Start)) {
-        // No change can panic half-way.
-        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut start = self.start();
         change(&mut start);
         let effective = effective_weight(now, start.since, weight, start.lasts);
         // One that has ended stays so, even if the next configuration has a longer one.
         let Start { lasts, since } = &mut *start;
         since.take_if(|since| now.saturating_duration_since(*since) >= *lasts);
         self.effective.store(effective, Ordering::Relaxed);
+    }
+
+    fn start(&self) -> MutexGuard<'_, Start> {
+        // No change can panic half-way.
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,11 +110,11 @@ mod tests {
     #[test]
     fn a_slow_start_goes_on_in_another_configuration_and_one_that_has_ended_does_not_come_back() {
         let (slow, begun) = (SlowStart::new(1), Instant::now());
-        slow.begin(1, begun);
+        slow.begin(begun, 1, begun);
         assert_eq!(slow.effective(), ONE, "there is none");
         slow.set_duration(MINUTE, 1, begun);
         assert_eq!(slow.effective(), ONE, "it has served for long by then");
-        slow.begin(1, begun);
+        slow.begin(begun, 1, begun);
         slow.refresh(1, begun + MINUTE / 2);
         assert_eq!(slow.effective(), 500);
         slow.set_duration(MINUTE * 2, 1, begun + MINUTE / 2);

@@ -123,6 +123,7 @@ mod tomcat_clusters;
 mod trailers;
 mod tunnels;
 mod unanswered;
+mod upgraded_state;
 mod upgrading;
 mod vocabulary;
 mod waiting;
