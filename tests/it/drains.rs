@@ -107,25 +107,29 @@ async fn no_session_leaves_in_the_middle_of_a_request_before_the_deadline_and_al
 async fn idle_sessions_leave_first_spread_over_the_time_and_busy_ones_in_its_last_quarter() {
     let (a, b) = (Backend::named("a").await, Backend::named("b").await);
     let proxy = proxy(&a, &b);
-    let pins = sessions_on_a(&proxy, 24).await;
+    let pins = sessions_on_a(&proxy, 36).await;
     let since = Instant::now();
     drain(&proxy, "a", "{\"deadline\":\"4s\",\"idle\":\"300ms\"}").await;
+    // The drain began somewhere in between.
+    let begins = since.elapsed();
     let mut clients = tokio::task::JoinSet::new();
     for (index, pin) in pins.into_iter().enumerate() {
         let address = proxy.address();
-        // Every third one sends a request ten times a second.
+        // Every third one is never idle for long.
         let pause = if index % 3 == 0 { 40 } else { 400 };
         clients.spawn(async move {
             let mut client = Client::connect(address).await;
             client.pin = Some(pin);
+            // When it sent the request before: its session was idle for no longer than since then.
+            let mut before = None;
             loop {
-                let before = Instant::now();
                 tokio::time::sleep(Duration::from_millis(pause)).await;
-                let begun = since.elapsed();
+                let (idle_since, begun) = (before.replace(Instant::now()), since.elapsed());
                 if client.get("/").await.text() == "b" {
-                    return (before.elapsed() >= Duration::from_millis(290), since.elapsed());
+                    let was_idle = idle_since.is_none_or(|since| since.elapsed() >= Duration::from_millis(300));
+                    return (was_idle, since.elapsed());
                 }
-                assert!(begun < Duration::from_secs(5), "it stayed until {begun:?}");
+                assert!(begun < begins + Duration::from_secs(5), "it stayed until {begun:?}");
             }
         });
     }
