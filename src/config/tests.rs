@@ -126,7 +126,7 @@ fn values_arrive_where_they_belong() {
         [log]
         level = "warn,linchpin::health=debug"
         format = "json"
-        access = "../target/access.log"
+        access = "../src/access.log"
         [admin]
         address = "unix:admin.sock"
         [[listeners]]
@@ -178,7 +178,7 @@ fn values_arrive_where_they_belong() {
     let here = origin().parent().unwrap().to_path_buf();
     assert_eq!(plan.server.threads, 2);
     assert_eq!((plan.server.limits.header_bytes, plan.server.limits.body_bytes), (16 * 1024, 10_000_000));
-    assert_eq!(plan.log.access, telemetry::AccessTarget::File(here.join("../target/access.log")));
+    assert_eq!(plan.log.access, telemetry::AccessTarget::File(here.join("../src/access.log")));
     assert_eq!(plan.admin.as_ref().unwrap().address, Address::Unix(here.join("admin.sock")));
     assert_eq!(plan.listeners[0].address.to_string(), "127.0.0.1:0");
     assert_eq!(plan.listeners[1].name, "[::1]:8443");
