@@ -162,5 +162,7 @@ async fn no_more_than_some_requests_wait_at_once_and_the_others_are_told() {
     let responses = waiting.iter_mut().map(|admin| Box::pin(admin.response()));
     let (refused, _, _) = super::support::soon("a refusal", futures_util::future::select_all(responses)).await;
     assert_eq!((refused.status, refused.field("retry-after")), (503, Some("1")));
+    // Who does not wait is answered all the same.
+    assert_eq!(get(&proxy, "/api/v1/pools/app/backends/a/sessions").await["sessions"], 1);
     assert_eq!(get(&proxy, "/api/v1/status").await["ready"], true);
 }
