@@ -63,10 +63,9 @@ impl ReleaseRule {
         if activity.has_left || now >= self.end {
             return true;
         }
-        let turn = turn(session);
+        // All idle ones may leave before the first of the others may.
         let ramp = if activity.idle >= self.idle { self.idle_ones } else { self.others };
-        // One that was not idle when it was the idle ones' turn leaves with the others.
-        !activity.is_in_flight && (turn < ramp.share(now) || turn < self.others.share(now))
+        !activity.is_in_flight && turn(session) < ramp.share(now)
     }
 }
 
