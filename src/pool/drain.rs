@@ -199,6 +199,19 @@ mod tests {
     }
 
     #[test]
+    fn idle_sessions_leave_in_three_quarters_of_the_time_once_all_threads_know_and_others_in_the_last() {
+        let rule = drain(Some(LEAD + 4_000)).rule().unwrap();
+        let (from, end) = (BEGUN + LEAD, BEGUN + LEAD + 4_000);
+        assert_eq!(
+            (rule.idle_ones, rule.others),
+            (Ramp { from, to: from + 3_000 }, Ramp { from: from + 3_000, to: end })
+        );
+        assert_eq!((rule.idle, rule.end), (30_000, end));
+        let rule = drain(Some(LEAD / 2)).rule().unwrap();
+        assert_eq!((rule.idle_ones.from, rule.end), (BEGUN + LEAD / 2, BEGUN + LEAD / 2), "there is no time for that");
+    }
+
+    #[test]
     fn without_a_deadline_no_session_has_to_leave() {
         assert_eq!(drain(None).rule(), None);
     }
