@@ -357,6 +357,45 @@ fn case() -> impl Strategy<Value = Case> {
         )
 }
 
+#[test]
+fn nobody_waits_in_the_queue_of_the_pool_for_a_full_backend_that_drains_but_its_own_sessions() {
+    let server = |state| Server { state, is_backup: false, does: vec![Does::Serves] };
+    let session_policy = SessionPolicy::default();
+    let claim = |state: AdminState, pinned: Option<usize>| {
+        let (pool, _busy) = pool(&[server(State::Full), server(State::Maintenance)], true);
+        pool.backend(0).live().set_state(state);
+        let lookup = pinned.map_or(PinLookup::Absent, |index| {
+            let backend = pool.backend(index);
+            let (backend, incarnation) = ((&**backend.name()).into(), backend.incarnation());
+            let (session, term, replica) = (SESSION, 0, None);
+            PinLookup::Pinned(Arc::new(Pin { session, backend, incarnation, issued: 50, last_seen: 50, term, replica }))
+        });
+        let decision = decide::decide(lookup, &pool, &session_policy, 100, 1);
+        let (budget, retry) = (RetryBudget::new(20), retry::Settings::default());
+        let balancer = BalancerKind::RoundRobin.build(&pool, 1);
+        let rules = OrderRules {
+            pool: &pool,
+            policies: &session_policy.policies,
+            retry: &retry,
+            budget: &budget,
+            balancer: &*balancer,
+            converge: None,
+        };
+        let now = Instant::now();
+        match CandidateOrder::new(rules, decision).next(now, now + TOTAL, || 1) {
+            Step::Queue(wait) => Some(wait.claim),
+            Step::End(ProxyError::NoBackend(_)) => None,
+            step => panic!("{step:?}"),
+        }
+    };
+    assert_eq!(claim(AdminState::Ready, None), Some(PoolClaim::New));
+    assert_eq!(claim(AdminState::Ready, Some(1)), Some(PoolClaim::Moving));
+    assert_eq!(claim(AdminState::Ready, Some(0)), Some(PoolClaim::Own(0)));
+    assert_eq!(claim(AdminState::Drain, None), None);
+    assert_eq!(claim(AdminState::Drain, Some(1)), None);
+    assert_eq!(claim(AdminState::Drain, Some(0)), Some(PoolClaim::Own(0)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: ProptestConfig::default().cases.max(1000),
