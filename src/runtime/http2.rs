@@ -62,7 +62,7 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
                 connection.shut_down();
             }
             let accept = |request, respond| {
-                let (request, tunnel) = http2_stream::split(request);
+                let (request, rules) = http2_stream::split(request);
                 let limit = StallLimit {
                     backlog: Rc::default(),
                     timer: context.clock.deadline(),
@@ -71,7 +71,7 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
                 let interim = Rc::<StreamInterim>::default();
                 let handling =
                     requests.handle(request, Some(Interim::Http2(Rc::clone(&interim))), |reply, guard| (reply, guard));
-                let stream = http2_stream::serve(Box::pin(handling), respond, interim, tunnel, limit);
+                let stream = http2_stream::serve(Box::pin(handling), respond, interim, rules, limit);
                 drop(tokio::task::spawn_local(stream));
             };
             if connection.poll(cx, accept).is_ready() {

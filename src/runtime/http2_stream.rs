@@ -35,15 +35,17 @@ const CONNECTION_FIELDS: [HeaderName; 6] = [
     TE,
 ];
 
-/// Separates a request from the client's side of its stream, which a request for a tunnel needs (RFC 8441).
-pub(super) fn split(request: Request<RecvStream>) -> (Request<IncomingBody>, Option<StreamBody>) {
+/// Separates a request from what it says about its response. A tunnel (RFC 8441) needs the client's side of the stream.
+pub(super) fn split(request: Request<RecvStream>) -> (Request<IncomingBody>, ResponseRules) {
     let (head, stream) = request.into_parts();
     let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let body = StreamBody::new(stream, length);
-    match head.method {
-        Method::CONNECT => (Request::from_parts(head, IncomingBody::Empty), Some(body)),
-        _ => (Request::from_parts(head, IncomingBody::Http2(body)), None),
-    }
+    let is_to_head = head.method == Method::HEAD;
+    let (body, tunnel) = match head.method {
+        Method::CONNECT => (IncomingBody::Empty, Some(body)),
+        _ => (IncomingBody::Http2(body), None),
+    };
+    (Request::from_parts(head, body), ResponseRules { tunnel, is_to_head })
 }
 
 /// How a stream of a client that accepts nothing ends.
@@ -55,13 +57,21 @@ pub(super) struct StallLimit {
     pub(super) timeout: Duration,
 }
 
+/// What the request says about its response.
+pub(super) struct ResponseRules {
+    /// The client's side of the stream, if the request asks for a tunnel.
+    pub(super) tunnel: Option<StreamBody>,
+    /// Whether the response has no body, since the request is HEAD (RFC 9110 §9.3.2).
+    pub(super) is_to_head: bool,
+}
+
 /// Serves a stream until it ends. `handling` is boxed, since it takes kilobytes until there is a response. The responses in
-/// `interim` are sent before that one. `tunnel` is the client's side of the stream, if the request asks for one.
+/// `interim` are sent before that one.
 pub(super) async fn serve<B>(
     mut handling: Pin<Box<impl Future<Output = (Reply<B>, RequestGuard)>>>,
     mut respond: SendResponse<CountedChunk>,
     interim: Rc<StreamInterim>,
-    tunnel: Option<StreamBody>,
+    rules: ResponseRules,
     limit: StallLimit,
 ) where
     B: ResponseContent<Error: Unpin> + Unpin,
@@ -84,17 +94,18 @@ pub(super) async fn serve<B>(
     let Reply { mut response, tunnel: protocol, is_stream } = reply;
     guard.responded(is_stream);
     complete_fields(response.headers_mut());
-    if let (Some(protocol), Some(client)) = (protocol, tunnel) {
+    if let (Some(protocol), Some(client)) = (protocol, rules.tunnel) {
         response.headers_mut().remove(CONTENT_LENGTH);
         let Ok(stream) = respond.send_response(response.map(drop), false) else { return };
         protocol.run(Box::new(StreamTunnel::new(client, stream)), Bytes::new()).await;
         return;
     }
     let (mut head, body) = response.into_parts();
-    let is_end = body.is_end_stream();
-    if let Some(length) = body.size_hint().exact().filter(|_| !is_end) {
+    let is_empty = body.is_end_stream();
+    if let Some(length) = body.size_hint().exact().filter(|_| !is_empty) {
         head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
+    let is_end = is_empty || rules.is_to_head;
     let body = TrackedBody::new(body, Some(guard), Some(Rc::clone(&limit.backlog)));
     match respond.send_response(Response::from_parts(head, ()), is_end) {
         Ok(_) if is_end => {}
