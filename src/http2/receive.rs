@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
 
 /// The least memory for bytes that wait, so that a body which arrives byte by byte takes no allocation for each.
@@ -72,7 +72,8 @@ impl StreamBody {
     }
 }
 
-/// It fails if the peer resets the stream, or the connection ends.
+/// It fails if the peer resets the stream before the end of the message, or the connection ends. A reset without an error
+/// (NO_ERROR), too: with it a server stops an upload, but only after a complete response (RFC 9113 §8.1).
 impl Body for StreamBody {
     type Data = Bytes;
     type Error = h2::Error;
@@ -90,12 +91,12 @@ impl Body for StreamBody {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         match self.end.take() {
-            Some(Err(error)) => Poll::Ready(or_end(error)),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
             _ => {
                 self.end = Some(Ok(()));
                 match ready!(self.stream.poll_trailers(cx)) {
                     Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-                    Err(error) => Poll::Ready(or_end(error)),
+                    Err(error) => Poll::Ready(Some(Err(error))),
                 }
             }
         }
@@ -108,11 +109,6 @@ impl Body for StreamBody {
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
-}
-
-/// Returns the error of a stream, unless that is how a server stops an upload after a complete response (RFC 9113 §8.1).
-fn or_end(error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
-    (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ mod copies_seen;
 mod copies_two_linchpins;
 mod copies_while_moving;
 mod crowds;
+mod cut_streams;
 mod curl;
 mod dashboard;
 mod demo_command;

@@ -23,7 +23,11 @@ pub struct Frames {
 
 impl Frames {
     pub async fn connect(address: SocketAddr) -> Frames {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        Frames::begin(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    /// Begins a client's connection on a stream.
+    pub async fn begin(mut stream: TcpStream) -> Frames {
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         let mut frames = Frames { stream };
         frames.send(SETTINGS, 0, 0, b"").await;
@@ -31,11 +35,24 @@ impl Frames {
     }
 
     pub async fn accept(listener: &TcpListener) -> Frames {
+        Frames::accept_with(listener, b"").await
+    }
+
+    /// Accepts a connection with these settings.
+    pub async fn accept_with(listener: &TcpListener, settings: &[u8]) -> Frames {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.read_exact(&mut [0; 24]).await.unwrap();
         let mut frames = Frames { stream };
-        frames.send(SETTINGS, 0, 0, b"").await;
+        frames.send(SETTINGS, 0, 0, settings).await;
         frames
+    }
+
+    /// Sends data in frames of `size` bytes, all at once.
+    pub async fn data_in_frames_of(&mut self, size: usize, stream: u32, data: &[u8]) {
+        let length = u32::try_from(size).unwrap().to_be_bytes();
+        let head = [&length[1..], &[DATA, 0], &stream.to_be_bytes()].concat();
+        let frames: Vec<_> = data.chunks_exact(size).flat_map(|piece| [&head, piece].concat()).collect();
+        self.stream.write_all(&frames).await.unwrap();
     }
 
     pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
