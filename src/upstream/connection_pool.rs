@@ -20,6 +20,7 @@ use super::http1::Http1Connection;
 use super::http2::Http2Connection;
 use super::settings::{Access, Settings};
 use super::single_flight::{self, PendingConnect, SharedConnect, SharedConnectFuture};
+use crate::clock;
 use crate::pool::Backend;
 
 /// One thread's connections, by backend.
@@ -32,7 +33,7 @@ pub struct ConnectionPool<B: Body + 'static> {
 struct BackendConnections<B: Body + 'static> {
     idle: Vec<IdleConnection<B>>,
     active_http2: Vec<ActiveHttp2>,
-    /// The attempt to make an HTTP/2 connection, which requests wait for.
+    /// The last attempt to make an HTTP/2 connection, which requests wait for.
     pending: Option<PendingConnect<B>>,
     /// The incarnation that was offered HTTP/2 and chose HTTP/1.1.
     http1_only: Option<u64>,
@@ -185,9 +186,12 @@ where
 
     /// Joins the attempt to make an HTTP/2 connection to the backend, and starts one if there is none.
     fn join_connect(&self, backend: &Backend, access: &Access, key: PoolKey) -> SharedConnectFuture<B> {
-        let (id, incarnation) = (backend.live().id(), backend.connection_key());
-        let pending =
-            self.backends.borrow().get(id).and_then(|connections| connections.pending.as_ref()?.join(incarnation));
+        let (id, incarnation, since) = (backend.live().id(), backend.connection_key(), clock::now());
+        let pending = self
+            .backends
+            .borrow()
+            .get(id)
+            .and_then(|connections| connections.pending.as_ref()?.join(incarnation, since));
         if let Some(connecting) = pending {
             return connecting;
         }
@@ -197,7 +201,7 @@ where
             let connected =
                 connect(&address, &access, key.client, key.http1, |_| Poll::Pending).await.map(SharedConnect::from);
             if let Some(connections) = backends.borrow_mut().get_mut(id) {
-                connections.pending.take_if(|pending| pending.is_of(incarnation));
+                connections.pending.take_if(|pending| pending.is(incarnation, since));
                 match &connected {
                     Ok(SharedConnect::Http2(connection)) => {
                         connections.register(connection.clone(), incarnation, &access)
@@ -209,7 +213,7 @@ where
             connected
         });
         self.with_connections(backend, |connections| {
-            connections.pending = PendingConnect::of(&connecting, incarnation)
+            connections.pending = PendingConnect::of(&connecting, incarnation, since)
         });
         connecting
     }

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{self, WeakShared};
@@ -54,26 +55,33 @@ pub(super) fn start<B: Body + 'static>(
     (Box::pin(connect) as ConnectFuture<B>).shared()
 }
 
+/// How long after its start requests still join an attempt. One that takes longer may hang while others would succeed: on
+/// one of the backend's processes, or in a lost packet. So that cannot hold up later requests, and a slow backend gets one
+/// attempt a second.
+const JOINABLE: Duration = Duration::from_secs(1);
+
 /// An attempt that other requests can join.
 pub(super) struct PendingConnect<B: Body + 'static> {
     future: WeakShared<ConnectFuture<B>>,
     incarnation: u64,
+    since: Instant,
 }
 
 impl<B: Body + 'static> PendingConnect<B> {
-    /// Refers to the attempt for this incarnation without keeping it alive.
-    pub(super) fn of(future: &SharedConnectFuture<B>, incarnation: u64) -> Option<PendingConnect<B>> {
-        future.downgrade().map(|future| PendingConnect { future, incarnation })
+    /// Refers to the attempt for this incarnation, which began at `since`, without keeping it alive.
+    pub(super) fn of(future: &SharedConnectFuture<B>, incarnation: u64, since: Instant) -> Option<PendingConnect<B>> {
+        future.downgrade().map(|future| PendingConnect { future, incarnation, since })
     }
 
-    /// Whether it is for this incarnation.
-    pub(super) fn is_of(&self, incarnation: u64) -> bool {
-        self.incarnation == incarnation
+    /// Whether it is the attempt for this incarnation that began at `since`.
+    pub(super) fn is(&self, incarnation: u64, since: Instant) -> bool {
+        (self.incarnation, self.since) == (incarnation, since)
     }
 
-    /// Joins the attempt, if it is for this incarnation and a request still waits for it.
-    pub(super) fn join(&self, incarnation: u64) -> Option<SharedConnectFuture<B>> {
-        self.future.upgrade().filter(|_| self.is_of(incarnation))
+    /// Joins the attempt, if it is for this incarnation, a request still waits for it, and it is young at `now`.
+    pub(super) fn join(&self, incarnation: u64, now: Instant) -> Option<SharedConnectFuture<B>> {
+        let is_young = now.saturating_duration_since(self.since) < JOINABLE;
+        self.future.upgrade().filter(|_| self.incarnation == incarnation && is_young)
     }
 }
 
@@ -91,9 +99,11 @@ mod tests {
     async fn the_first_request_may_stop_waiting_and_the_others_get_the_result() {
         let (sender, receiver) = oneshot::channel();
         let first: SharedConnectFuture<Body> = start(async move { Err(receiver.await.unwrap()) });
-        let pending = PendingConnect::of(&first, 7).unwrap();
-        let mut others = [pending.join(7).unwrap(), pending.join(7).unwrap()];
-        assert!(pending.join(8).is_none(), "another incarnation");
+        let begun = Instant::now();
+        let pending = PendingConnect::of(&first, 7, begun).unwrap();
+        let mut others = [pending.join(7, begun).unwrap(), pending.join(7, begun + JOINABLE / 2).unwrap()];
+        assert!(pending.join(8, begun).is_none(), "another incarnation");
+        assert!(pending.join(7, begun + JOINABLE).is_none(), "it may hang");
         assert!(first.now_or_never().is_none());
         let failure = Failure::new(Fact::Closed, false);
         sender.send(failure).unwrap();
@@ -106,8 +116,9 @@ mod tests {
     fn the_attempt_ends_when_the_last_request_stops_waiting() {
         let (sender, receiver) = oneshot::channel::<Failure>();
         let future: SharedConnectFuture<Body> = start(async move { Err(receiver.await.unwrap()) });
-        let pending = PendingConnect::of(&future, 7).unwrap();
+        let begun = Instant::now();
+        let pending = PendingConnect::of(&future, 7, begun).unwrap();
         drop(future);
-        assert!(sender.is_closed() && pending.join(7).is_none());
+        assert!(sender.is_closed() && pending.join(7, begun).is_none());
     }
 }

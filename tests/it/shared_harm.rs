@@ -1,0 +1,79 @@
+//! What one client, one page or one hanging connection can do to the others that share a backend's HTTP/2 connection.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use linchpin::pool::Health;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::sleep;
+
+use super::support::frames::{DATA, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM};
+use super::support::raw::raw;
+use super::support::{Client, Proxy, proxy, soon};
+
+const HTTP2: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\nhttp2 = true";
+
+/// As many bytes as a backend may send before its client has taken any.
+const WINDOW: usize = 24 * 1024;
+
+/// A proxy whose first listener speaks HTTP/2, before a backend that does, too.
+async fn before() -> (TcpListener, proxy::Builder) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let builder = Proxy::builder().top(HTTP2).table("upstream", "http2 = true");
+    let builder = builder.table("persistence", "type = \"none\"").server("threads = 1");
+    let builder = builder.backend_at("a", listener.local_addr().unwrap(), "");
+    (listener, builder)
+}
+
+/// Connects a client of HTTP/2.
+async fn http2(proxy: &Proxy) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Begins a request whose body the client never ends.
+async fn begin(client: &mut SendRequest<Bytes>) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+    let mut ready = client.clone().ready().await.unwrap();
+    ready.send_request(Request::post("http://test/app").body(()).unwrap(), false).unwrap()
+}
+
+/// Receives requests until there are `count`; returns their streams.
+async fn requests(backend: &mut Frames, count: usize) -> Vec<u32> {
+    let mut streams = Vec::new();
+    while streams.len() < count {
+        let (kind, stream, _) = backend.await_kind(&[HEADERS, GOAWAY]).await;
+        assert_eq!(kind, HEADERS, "{streams:?}");
+        streams.push(stream);
+    }
+    streams
+}
+
+/// Responds on a connection that its client can still use.
+async fn is_served(backend: &mut Frames, stream: u32, client: &mut Client) {
+    backend.fields(0, stream, &[(":status", "200"), ("content-length", "2")]).await;
+    backend.send(DATA, END_STREAM, stream, b"ok").await;
+    assert_eq!(client.response().await.text(), "ok");
+}
+
+#[tokio::test]
+async fn a_connection_that_hangs_while_it_is_made_holds_up_no_later_requests() {
+    let (listener, builder) = before().await;
+    let proxy = builder.table("timeouts", "connect = \"60s\"").start();
+    let mut first = Client::connect(proxy.listener(1)).await;
+    first.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let (mut hanging, _) = soon("a connection", listener.accept()).await.unwrap();
+    soon("its preface", hanging.read_exact(&mut [0; 24])).await.unwrap();
+    // Longer than a new request waits for an attempt that has brought nothing so far.
+    sleep(Duration::from_millis(1200)).await;
+    let mut later = Client::connect(proxy.listener(1)).await;
+    later.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut backend = soon("another connection", Frames::accept(&listener)).await;
+    let stream = soon("a request", requests(&mut backend, 1)).await[0];
+    is_served(&mut backend, stream, &mut later).await;
+}
