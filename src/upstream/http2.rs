@@ -49,8 +49,9 @@ const CONNECTION_WINDOW: u32 = LARGE_WINDOW * (MAX_STREAMS as u32 + MAX_STREAMS 
 /// Bytes of a request's body that may wait for the socket: as many as one frame has.
 const SEND_BUFFER: usize = 16 * 1024;
 
-/// What h2 takes for the number of streams that the backend allows, until its SETTINGS arrive.
-const UNKNOWN: usize = u32::MAX as usize - 1;
+/// What h2 takes for the number of streams that the backend allows, until its SETTINGS arrive: no 32-bit number, and not
+/// what h2 takes for no limit.
+const UNKNOWN: usize = usize::MAX - 1;
 
 /// An HTTP/2 connection. Its clones share it.
 #[derive(Clone)]

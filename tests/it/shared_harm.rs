@@ -62,6 +62,20 @@ async fn is_served(backend: &mut Frames, stream: u32, client: &mut Client) {
 }
 
 #[tokio::test]
+async fn a_backend_that_allows_almost_any_number_of_streams_is_served() {
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    for most in [0xffff_fffe_u32, u32::MAX] {
+        let mut client = Client::connect(proxy.listener(1)).await;
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let settings = [&[0, 3][..], &most.to_be_bytes()].concat();
+        let mut backend = soon("a connection", Frames::accept_with(&listener, &settings)).await;
+        let stream = soon("a request", requests(&mut backend, 1)).await[0];
+        is_served(&mut backend, stream, &mut client).await;
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_hangs_while_it_is_made_holds_up_no_later_requests() {
     let (listener, builder) = before().await;
     let proxy = builder.table("timeouts", "connect = \"60s\"").start();
