@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::http2::StreamBody;
+use crate::http2::{PacedBody, StreamBody};
 use crate::net::interim::{InterimQueue, StreamInterim};
 use crate::telemetry::Limit;
 
@@ -104,6 +104,14 @@ impl Body for IncomingBody {
     }
 }
 
+impl PacedBody for IncomingBody {
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        if let IncomingBody::Http2(body) = self {
+            body.hold(cx);
+        }
+    }
+}
+
 /// The outcome of a request.
 pub struct Reply<B> {
     /// The response.
@@ -150,12 +158,9 @@ pub enum Abandoned {
 }
 
 /// The body of a response, which learns how much of it was never written to the client.
-pub trait ResponseContent: Body<Data = Bytes> {
+pub trait ResponseContent: PacedBody<Data = Bytes> {
     /// Ends the body early: the runtime discarded `bytes` of its data without writing them.
     fn abort(&mut self, bytes: u64);
-
-    /// Is polled instead of the body while the client takes nothing, so that the body holds as little as it can.
-    fn hold(&mut self, _cx: &mut Context<'_>) {}
 
     /// Whether it is to be polled for more only once all that it gave has been written: its sender may send as much again.
     fn is_windowed(&self) -> bool {

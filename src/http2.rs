@@ -6,4 +6,4 @@ mod receive;
 mod send;
 
 pub use receive::StreamBody;
-pub use send::{BodySender, Piece};
+pub use send::{BodySender, PacedBody, Piece};

@@ -23,8 +23,14 @@ impl Piece for Bytes {
     }
 }
 
+/// A body that may arrive on a stream of HTTP/2.
+pub trait PacedBody: Body {
+    /// Is polled instead of the body while the reader takes nothing, so that the body holds as little as it can.
+    fn hold(&mut self, _cx: &mut Context<'_>) {}
+}
+
 /// Sends a body to its end. Dropping it before resets the stream.
-pub struct BodySender<B: Body<Data: Piece>> {
+pub struct BodySender<B: PacedBody<Data: Piece>> {
     body: B,
     stream: SendStream<B::Data>,
     /// A piece of the body that waits for the peer.
@@ -34,7 +40,7 @@ pub struct BodySender<B: Body<Data: Piece>> {
     failure: Reason,
 }
 
-impl<B: Body<Data: Piece> + Unpin> BodySender<B> {
+impl<B: PacedBody<Data: Piece> + Unpin> BodySender<B> {
     /// Makes a sender that resets the stream with `failure` if the body fails.
     pub fn new(body: B, stream: SendStream<B::Data>, failure: Reason) -> BodySender<B> {
         BodySender { body, stream, piece: B::Data::default(), is_last: false, failure }
@@ -47,7 +53,10 @@ impl<B: Body<Data: Piece> + Unpin> BodySender<B> {
                 return Poll::Ready(Ok(()));
             }
             if self.piece.has_remaining() {
-                ready!(self.poll_send_piece(cx))?;
+                if self.poll_send_piece(cx)?.is_pending() {
+                    self.body.hold(cx);
+                    return Poll::Pending;
+                }
                 continue;
             }
             if self.is_last {
@@ -89,7 +98,7 @@ impl<B: Body<Data: Piece> + Unpin> BodySender<B> {
     }
 }
 
-impl<B: Body<Data: Piece> + Unpin> Future for BodySender<B> {
+impl<B: PacedBody<Data: Piece> + Unpin> Future for BodySender<B> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

@@ -292,14 +292,15 @@ pub(super) async fn attempt(
                 .map(|since| (since + timeouts.response).min(exchange.total_deadline()))
         };
         limit.set(due().unwrap_or(begun + LOOK));
-        let sent = upstream_request.body().and_then(|body| Some((body, connection.sent()?)));
+        let body = upstream_request.body().map(|body| (body, connection.sent()));
         let watch = |cx: &mut Context<'_>| {
             let lost = backend.live().times_lost() != losses;
             if lost && upstream_request.repeatable && upstream_request.is_replayable() && order.has_next() {
                 return Poll::Ready(Fact::Lost);
             }
-            if let Some((body, sent)) = &sent {
-                body.sent(sent.bytes());
+            if let Some((body, sent)) = &body {
+                sent.iter().for_each(|sent| body.sent(sent.bytes()));
+                body.hold(cx);
             }
             while limit.poll(cx).is_ready() {
                 // Each byte of the body that moves restarts the backend's time.

@@ -18,6 +18,7 @@ use super::trailers;
 use super::upload::Upload;
 use crate::clock::{self, Deadline};
 use crate::handler::IncomingBody;
+use crate::http2::PacedBody;
 
 /// How long a client that expects `100 Continue` waits for the backend to send it (RFC 9110 §10.1.1: not indefinitely).
 const CONTINUE: Duration = Duration::from_secs(1);
@@ -149,6 +150,12 @@ impl ReplayBody {
         }
     }
 
+    /// Is polled while nobody reads the body: what has arrived on a stream of HTTP/2 would hold the buffers that it was read
+    /// into.
+    pub fn hold(&self, cx: &mut Context<'_>) {
+        self.incoming.borrow_mut().hold(cx);
+    }
+
     /// Fails the body because the backend closed the connection on a client that was too slow.
     pub fn fail_client_too_slow(&self) {
         self.state.set(State::Failed(ProxyError::BodyTimeout));
@@ -228,6 +235,7 @@ impl ReplayBody {
             State::Kept | State::Streamed => {}
             State::EndedKept | State::Ended => return Poll::Ready(None),
             State::Shut => {
+                self.hold(cx);
                 self.discard_waker.set(Some(cx.waker().clone()));
                 return Poll::Pending;
             }
@@ -336,6 +344,15 @@ pub enum RequestBody {
         /// How far it has read, in [`replay::places`].
         next: usize,
     },
+}
+
+impl PacedBody for RequestBody {
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        match self {
+            RequestBody::Of { source, attempt, .. } if *attempt == source.attempt.get() => source.hold(cx),
+            _ => {}
+        }
+    }
 }
 
 /// The body can't be forwarded; [`ReplayBody::error`] says why.

@@ -20,6 +20,7 @@ use super::tunnel::{BackendTunnel, TunnelTimeouts};
 use super::{respond, trailers};
 use crate::clock;
 use crate::handler::{Reply, ResponseContent};
+use crate::http2::PacedBody;
 use crate::upstream::{Fact, Failure, UpstreamBody};
 
 /// The body of a response. It owns the exchange, which ends with it.
@@ -241,16 +242,18 @@ impl ResponseBody {
     }
 }
 
+impl PacedBody for ResponseBody {
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        if let Content::Relayed { received, .. } = &mut self.content {
+            received.hold(cx);
+        }
+    }
+}
+
 impl ResponseContent for ResponseBody {
     fn abort(&mut self, bytes: u64) {
         if let Some(exchange) = &mut self.exchange {
             exchange.never_sent(bytes);
-        }
-    }
-
-    fn hold(&mut self, cx: &mut Context<'_>) {
-        if let Content::Relayed { received, .. } = &mut self.content {
-            received.hold(cx);
         }
     }
 

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::activity::{Activity, RequestGuard};
 use super::backlog::StreamBacklog;
 use crate::handler::ResponseContent;
-use crate::http2::Piece;
+use crate::http2::{PacedBody, Piece};
 
 /// A response's body, which keeps its connection busy until the body ends.
 ///
@@ -111,6 +111,15 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl<B: ResponseContent + Unpin> PacedBody for TrackedBody<B>
+where
+    B::Error: Unpin,
+{
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        self.body.hold(cx);
     }
 }
 
@@ -214,6 +223,8 @@ mod tests {
             Poll::Ready(Some(self.0.take().map(Frame::data).ok_or("the body fails")))
         }
     }
+
+    impl PacedBody for FailingBody {}
 
     impl ResponseContent for FailingBody {
         fn has_read_request(&self) -> bool {

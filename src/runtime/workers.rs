@@ -265,6 +265,7 @@ mod tests {
     use super::super::settings::{ListenerSettings, Settings};
     use super::*;
     use crate::handler::{Abandoned, HeadFault, IncomingBody, Interim, Peer, Reply, ResponseContent};
+    use crate::http2::PacedBody;
     use crate::telemetry::Limit;
     use crate::telemetry::metrics::{Labels, Metrics};
 
@@ -280,6 +281,8 @@ mod tests {
             Poll::Ready(None)
         }
     }
+
+    impl PacedBody for Nothing {}
 
     impl ResponseContent for Nothing {
         fn has_read_request(&self) -> bool {

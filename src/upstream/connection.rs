@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::failure::{Fact, SendError};
 use super::http1::Http1Connection;
 use super::http2::StreamPermit;
-use crate::http2::StreamBody;
+use crate::http2::{PacedBody, StreamBody};
 use crate::net::{Stream, WriteProgress};
 
 /// A connection on which one request is sent.
@@ -29,7 +29,7 @@ pub enum PooledConnection<B: Body + 'static> {
 
 impl<B> PooledConnection<B>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: PacedBody<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Whether the connection has carried a request before. The backend may have closed it since, which is not an
@@ -123,7 +123,7 @@ pub struct UpstreamBody<B: Body + 'static> {
 
 impl<B> UpstreamBody<B>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: PacedBody<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Wraps the body of a response that arrived on `connection`.

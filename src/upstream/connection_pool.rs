@@ -21,6 +21,7 @@ use super::http2::Http2Connection;
 use super::settings::{Access, Settings};
 use super::single_flight::{self, PendingConnect, SharedConnect, SharedConnectFuture};
 use crate::clock;
+use crate::http2::PacedBody;
 use crate::pool::Backend;
 
 /// One thread's connections, by backend.
@@ -93,7 +94,7 @@ impl<B: Body + 'static> Default for BackendConnections<B> {
 
 impl<B> ConnectionPool<B>
 where
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: PacedBody<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Takes a connection for a request: a stream on the first HTTP/2 connection that has one free, or the HTTP/1.1

@@ -25,7 +25,7 @@ use super::failure::{Blame, Fact, Failure, SendError};
 use super::framing::settle;
 use super::settings::MAX_RESPONSE_HEAD;
 use crate::clock;
-use crate::http2::{BodySender, StreamBody};
+use crate::http2::{BodySender, PacedBody, StreamBody};
 use crate::reason;
 use keep_alive::KeepAlive;
 
@@ -92,12 +92,16 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
 
 impl Http2Connection {
     /// Begins HTTP/2 on a stream.
+    ///
+    /// h2 would end a connection on which many small DATA frames wait for their readers. One page can cause that, and
+    /// [`StreamBody::hold`] keeps what waits small.
     pub(super) async fn handshake(stream: BackendStream) -> Result<Http2Connection, h2::Error> {
         let mut http = h2::client::Builder::new();
         http.initial_window_size(WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(MAX_RESPONSE_HEAD as u32)
+            .data_frame_budget(usize::MAX)
             .initial_max_send_streams(UNKNOWN)
             .enable_push(false);
         let (sender, mut connection) = http.handshake(stream).await?;
@@ -212,7 +216,7 @@ impl StreamPermit {
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<StreamBody>, SendError>
     where
-        B: Body<Data = Bytes> + Unpin + 'static,
+        B: PacedBody<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let Http2Connection { sender, state } = &mut self.connection;

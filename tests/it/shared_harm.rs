@@ -62,6 +62,54 @@ async fn is_served(backend: &mut Frames, stream: u32, client: &mut Client) {
 }
 
 #[tokio::test]
+async fn a_page_that_arrives_byte_by_byte_ends_no_connection() {
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    let (mut reader, mut other) = (Client::connect(proxy.listener(1)).await, Client::connect(proxy.listener(1)).await);
+    reader.send(b"GET /bytes HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut backend = soon("a connection", Frames::accept(&listener)).await;
+    let page = requests(&mut backend, 1).await[0];
+    other.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let stream = requests(&mut backend, 1).await[0];
+    backend.fields(0, page, &[(":status", "200")]).await;
+    backend.data_in_frames_of(1, page, &[b'x'; WINDOW]).await;
+    backend.send(DATA, END_STREAM, page, b"").await;
+    assert_eq!(soon("the page", reader.response()).await.body.len(), WINDOW);
+    is_served(&mut backend, stream, &mut other).await;
+}
+
+#[tokio::test]
+async fn clients_of_http_2_that_read_no_events_end_no_connection_to_the_backend() {
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    let stream = TcpStream::connect(proxy.listener(0)).await.unwrap();
+    let mut client = h2::client::Builder::new();
+    client.initial_window_size(0);
+    let (mut client, connection) = client.handshake::<_, Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut responses = Vec::new();
+    for _ in 0..30 {
+        client = client.ready().await.unwrap();
+        responses.push(client.send_request(Request::get("http://test/events").body(()).unwrap(), true).unwrap().0);
+    }
+    let mut backend = soon("a connection", Frames::accept(&listener)).await;
+    let events = soon("the requests", requests(&mut backend, 30)).await;
+    let mut other = Client::connect(proxy.listener(1)).await;
+    other.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let stream = requests(&mut backend, 1).await[0];
+    let mut held = Vec::new();
+    for (events, response) in events.into_iter().zip(responses) {
+        backend.fields(0, events, &[(":status", "200"), ("content-type", "text/event-stream")]).await;
+        held.push(soon("a head", response).await.unwrap());
+        for _ in 0..8 {
+            backend.data_in_frames_of(10, events, &[b'x'; WINDOW / 8]).await;
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    is_served(&mut backend, stream, &mut other).await;
+}
+
+#[tokio::test]
 async fn a_backend_that_allows_almost_any_number_of_streams_is_served() {
     let (listener, builder) = before().await;
     let proxy = builder.start();
@@ -90,4 +138,32 @@ async fn a_connection_that_hangs_while_it_is_made_holds_up_no_later_requests() {
     let mut backend = soon("another connection", Frames::accept(&listener)).await;
     let stream = soon("a request", requests(&mut backend, 1)).await[0];
     is_served(&mut backend, stream, &mut later).await;
+}
+
+#[tokio::test]
+async fn uploads_in_tiny_frames_that_no_backend_reads_end_no_connection_of_the_client() {
+    const PING: u8 = 6;
+    let address = raw(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let route = "[[routes]]\npath_prefix = \"/app\"\npool = \"app\"";
+    let proxy = Proxy::builder().top(HTTP2).top(route).backend_at("a", address, "").start();
+    let mut client = Frames::connect(proxy.listener(0)).await;
+    let fields = |method, path| [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
+    for stream in [1, 3, 5, 7, 9] {
+        client.fields(0, stream, &fields("POST", "/app")).await;
+    }
+    for _ in 0..12 {
+        for stream in [1, 3, 5, 7, 9] {
+            client.data_in_frames_of(2, stream, &[b'x'; 2000]).await;
+        }
+        // It acknowledges what it has read, and other tasks have run meanwhile.
+        client.send(PING, 0, 0, &[0; 8]).await;
+        assert_eq!(client.await_kind(&[PING, GOAWAY]).await.0, PING);
+    }
+    client.fields(END_STREAM, 11, &fields("GET", "/")).await;
+    let (kind, stream, _) = client.await_kind(&[HEADERS, RST_STREAM, GOAWAY]).await;
+    assert_eq!((kind, stream), (HEADERS, 11));
 }
