@@ -72,6 +72,8 @@ struct ConnectionState {
     is_used: Cell<bool>,
     /// Whether it accepts no new requests.
     is_retired: Cell<bool>,
+    /// Whether its backend may hang: it has not acknowledged a PING yet.
+    is_doubtful: Rc<Cell<bool>>,
     /// Whether it carries a long response.
     has_long: Cell<bool>,
     /// When the last request ended.
@@ -113,12 +115,13 @@ impl Http2Connection {
             Poll::Pending => Poll::Ready(Ok(())),
         })
         .await?;
-        let last_heard = Rc::new(Cell::new(clock::now()));
-        let mut keep_alive = KeepAlive::new(connection.ping_pong(), Rc::clone(&last_heard));
+        let (last_heard, is_doubtful) = (Rc::new(Cell::new(clock::now())), Rc::new(Cell::new(false)));
+        let mut keep_alive = KeepAlive::new(connection.ping_pong(), Rc::clone(&last_heard), Rc::clone(&is_doubtful));
         let state = Rc::new(ConnectionState {
             active_streams: Cell::new(0),
             is_used: Cell::new(false),
             is_retired: Cell::new(false),
+            is_doubtful,
             has_long: Cell::new(false),
             idle_since: Cell::new(clock::now()),
             last_heard,
@@ -145,7 +148,8 @@ impl Http2Connection {
 
     /// Takes a permit for one more request, if the connection has a free stream.
     pub(super) fn try_acquire(&self) -> Option<StreamPermit> {
-        (self.is_open() && self.state.active_streams.get() < self.max_streams()).then(|| {
+        let is_usable = self.is_open() && !self.state.is_doubtful.get();
+        (is_usable && self.state.active_streams.get() < self.max_streams()).then(|| {
             self.state.active_streams.set(self.state.active_streams.get() + 1);
             StreamPermit { connection: self.clone(), taken: 0 }
         })
