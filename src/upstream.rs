@@ -14,7 +14,7 @@ mod http2;
 mod settings;
 mod single_flight;
 
-pub use connection::{PooledConnection, ReceivedBody, UpstreamBody, to_http2};
+pub use connection::{IncompleteBody, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
 pub use connection_pool::{ConnectionPool, PoolKey};
 pub use failure::{Blame, Fact, Failure};
 pub use http1::Http1Connection;

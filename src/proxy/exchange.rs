@@ -428,7 +428,7 @@ impl Exchange {
         }
         self.record.error = Some(FailureDetail::Kind(match end {
             ResponseEnd::Quiet => "quiet_for_too_long",
-            ResponseEnd::Backend | ResponseEnd::KeptWaiting => "broken_off",
+            ResponseEnd::Backend | ResponseEnd::Connection | ResponseEnd::KeptWaiting => "broken_off",
         }));
         if let (ResponseEnd::Backend, Some(service), Some(index)) = (end, self.service(), self.backend) {
             self.met_failure(service, index, Reason::TRUNCATED);

@@ -21,7 +21,7 @@ use super::{respond, trailers};
 use crate::clock;
 use crate::handler::{Reply, ResponseContent};
 use crate::http2::PacedBody;
-use crate::upstream::{Fact, Failure, UpstreamBody};
+use crate::upstream::{Blame, Fact, Failure, IncompleteBody, UpstreamBody};
 
 /// The body of a response. It owns the exchange, which ends with it.
 pub struct ResponseBody {
@@ -191,8 +191,12 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(_)) => {
-                exchange.broke_off(if *is_slow { ResponseEnd::KeptWaiting } else { ResponseEnd::Backend });
+            Some(Err(IncompleteBody { blame })) => {
+                exchange.broke_off(match blame {
+                    Blame::Nobody => ResponseEnd::Connection,
+                    _ if *is_slow => ResponseEnd::KeptWaiting,
+                    _ => ResponseEnd::Backend,
+                });
                 Poll::Ready(Some(Err(BrokenOff)))
             }
             None => {

@@ -7,6 +7,8 @@
 pub(super) enum ResponseEnd {
     /// The backend closed the connection or reset the stream.
     Backend,
+    /// The same, as for other responses on the connection, and it has counted for one of them.
+    Connection,
     /// The same, but the client read so slowly that the backend may have timed out.
     KeptWaiting,
     /// The backend sent nothing for too long. This is no failure of the backend: a stream may pause, and not every

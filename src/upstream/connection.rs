@@ -13,7 +13,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 
-use super::failure::{Fact, SendError};
+use super::failure::{Blame, Fact, SendError};
 use super::http1::Http1Connection;
 use super::http2::StreamPermit;
 use crate::http2::{PacedBody, StreamBody};
@@ -98,7 +98,14 @@ pub enum ReceivedBody {
 
 /// A response ended before its body was complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IncompleteBody;
+pub struct IncompleteBody {
+    /// What that is held against: the response, or nobody if the end of a shared connection has counted already.
+    pub blame: Blame,
+}
+
+impl IncompleteBody {
+    const RESPONSE: IncompleteBody = IncompleteBody { blame: Blame::Response };
+}
 
 /// Converts a request to HTTP/2: moves Host into the target, and removes Connection (RFC 9113 §8.2.2, §8.3.1).
 pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
@@ -134,18 +141,19 @@ where
     /// Polls for the next frame of the body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         match (&mut self.body, &mut self.connection) {
-            (ReceivedBody::Http2(body), connection) => {
+            (ReceivedBody::Http2(body), PooledConnection::Http2(permit)) => {
                 let poll = Pin::new(body).poll_frame(cx);
-                if let (Poll::Ready(frame), PooledConnection::Http2(permit)) = (&poll, connection) {
+                if let Poll::Ready(frame) = &poll {
                     let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
                     permit.taken(data.map_or(0, Bytes::len));
                 }
-                poll.map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody)))
+                let incomplete = |error: h2::Error| IncompleteBody { blame: permit.blame(&error) };
+                poll.map(|frame| frame.map(|frame| frame.map_err(incomplete)))
             }
             (ReceivedBody::Http1, PooledConnection::Http1(connection)) => {
-                connection.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody)))
+                connection.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| IncompleteBody::RESPONSE)))
             }
-            (ReceivedBody::Http1, PooledConnection::Http2(_)) => Poll::Ready(Some(Err(IncompleteBody))),
+            _ => Poll::Ready(Some(Err(IncompleteBody::RESPONSE))),
         }
     }
 

@@ -19,6 +19,7 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::rt::Executor;
+use tokio::task::JoinHandle;
 
 use super::backend_stream::BackendStream;
 use super::failure::{Blame, Fact, Failure, SendError};
@@ -49,6 +50,16 @@ const CONNECTION_WINDOW: u32 = LARGE_WINDOW * (MAX_STREAMS as u32 + MAX_STREAMS 
 /// Bytes of a request's body that may wait for the socket: as many as one frame has.
 const SEND_BUFFER: usize = 16 * 1024;
 
+/// The largest header section that h2 reads to its end, in bytes. h2 ends the connection for a much larger one, so it must
+/// read those that only their own requests may suffer from.
+const READ_HEAD: u32 = 4 * MAX_RESPONSE_HEAD as u32;
+
+/// The streams that were just reset whose late frames are ignored, and the stream errors of a whole connection. h2 ends the
+/// connection after so many errors. Each frame for a stream that is no longer remembered is one, so with h2's own limits,
+/// of 50 and 1024, a client that cancels many responses would end those of others.
+const MAX_RESET_STREAMS: usize = 1000;
+const MAX_STREAM_ERRORS: usize = 100_000;
+
 /// What h2 takes for the number of streams that the backend allows, until its SETTINGS arrive: no 32-bit number, and not
 /// what h2 takes for no limit.
 const UNKNOWN: usize = usize::MAX - 1;
@@ -65,6 +76,8 @@ pub struct StreamPermit {
     connection: Http2Connection,
     /// The bytes of the response's body that were taken.
     taken: u64,
+    /// Sends the rest of the request's body after the response has begun, and ends with the permit.
+    upload: Option<JoinHandle<()>>,
 }
 
 struct ConnectionState {
@@ -72,6 +85,8 @@ struct ConnectionState {
     is_used: Cell<bool>,
     /// Whether it accepts no new requests.
     is_retired: Cell<bool>,
+    /// Whether a request was told that the connection has ended.
+    has_failed: Cell<bool>,
     /// Whether its backend may hang: it has not acknowledged a PING yet.
     is_doubtful: Rc<Cell<bool>>,
     /// Whether it carries a long response.
@@ -102,8 +117,10 @@ impl Http2Connection {
         http.initial_window_size(WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buffer_size(SEND_BUFFER)
-            .max_header_list_size(MAX_RESPONSE_HEAD as u32)
+            .max_header_list_size(READ_HEAD)
             .data_frame_budget(usize::MAX)
+            .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+            .max_local_error_reset_streams(Some(MAX_STREAM_ERRORS))
             .initial_max_send_streams(UNKNOWN)
             .enable_push(false);
         let (sender, mut connection) = http.handshake(stream).await?;
@@ -121,6 +138,7 @@ impl Http2Connection {
             active_streams: Cell::new(0),
             is_used: Cell::new(false),
             is_retired: Cell::new(false),
+            has_failed: Cell::new(false),
             is_doubtful,
             has_long: Cell::new(false),
             idle_since: Cell::new(clock::now()),
@@ -151,7 +169,7 @@ impl Http2Connection {
         let is_usable = self.is_open() && !self.state.is_doubtful.get();
         (is_usable && self.state.active_streams.get() < self.max_streams()).then(|| {
             self.state.active_streams.set(self.state.active_streams.get() + 1);
-            StreamPermit { connection: self.clone(), taken: 0 }
+            StreamPermit { connection: self.clone(), taken: 0, upload: None }
         })
     }
 
@@ -167,9 +185,40 @@ impl Http2Connection {
     }
 
     fn is_open(&self) -> bool {
-        // The library fails here once the backend has sent GOAWAY.
-        let refuses = || self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
-        !self.state.is_retired.get() && !matches!(refuses(), Poll::Ready(Err(_)))
+        !self.state.is_retired.get() && !self.refuses()
+    }
+
+    /// Returns how a request has failed. It `is_begun` if the connection has taken it.
+    fn failed(&self, error: &h2::Error, is_begun: bool) -> SendError {
+        let is_malformed = error.is_library() && self.is_of_stream(error);
+        let sent = is_begun && !is_unprocessed(error);
+        let fact = if is_malformed { Fact::Garbage } else { Fact::Closed };
+        let detail = (!is_malformed).then(|| reason::Reason::of(error));
+        let failure = Failure::new(fact, sent).with_detail(detail).blamed_on(self.blame(error));
+        SendError { failure, has_received: is_malformed }
+    }
+
+    /// Returns what the failure of a stream is held against: never the backend itself. A client that sends many requests
+    /// at once can cause a refused stream, and one page the end of a connection, which the requests of many clients share.
+    /// So that end counts once.
+    fn blame(&self, error: &h2::Error) -> Blame {
+        if self.is_of_stream(error) {
+            return Blame::Response;
+        }
+        // Requests already on it may still get their responses; new requests use another connection.
+        self.state.is_retired.set(true);
+        if self.state.has_failed.replace(true) { Blame::Nobody } else { Blame::Response }
+    }
+
+    /// Whether an error has ended its stream alone. h2 reports a malformed response as if it had ended the connection.
+    fn is_of_stream(&self, error: &h2::Error) -> bool {
+        error.is_reset() || (error.is_library() && error.is_go_away() && !self.refuses())
+    }
+
+    /// Whether h2 takes no more requests: the connection has failed, or the backend has sent GOAWAY.
+    fn refuses(&self) -> bool {
+        let polled = self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(polled, Poll::Ready(Err(_)))
     }
 
     /// Whether it accepts requests, and had one within `idle`.
@@ -182,6 +231,11 @@ impl Http2Connection {
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
+        // The response has ended, or nobody wants it. A body that its client never ends would keep the stream: a hundred
+        // of those, and no other request gets one.
+        if let Some(upload) = &self.upload {
+            upload.abort();
+        }
         let state = &self.connection.state;
         state.active_streams.set(state.active_streams.get().saturating_sub(1));
         if state.active_streams.get() == 0 {
@@ -196,6 +250,11 @@ impl StreamPermit {
     /// error.
     pub(super) fn is_used(&self) -> bool {
         self.connection.state.is_used.get()
+    }
+
+    /// Returns what the end of a response that broke off is held against.
+    pub(super) fn blame(&self, error: &h2::Error) -> Blame {
+        self.connection.blame(error)
     }
 
     /// Notes that the client has taken `bytes` more of the response.
@@ -223,20 +282,20 @@ impl StreamPermit {
         B: PacedBody<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Http2Connection { sender, state } = &mut self.connection;
+        let StreamPermit { connection, upload: rest, .. } = self;
         let mut watched = |cx: &mut Context<'_>, sent: bool| {
             watch(cx).map(|fact| SendError { failure: Failure::new(fact, sent), has_received: false })
         };
-        let ready = std::future::poll_fn(|cx| match sender.poll_ready(cx) {
-            Poll::Ready(ready) => Poll::Ready(ready.map_err(|error| state.failed(&error, false))),
+        let ready = std::future::poll_fn(|cx| match connection.sender.poll_ready(cx) {
+            Poll::Ready(ready) => Poll::Ready(ready.map_err(|error| connection.failed(&error, false))),
             Poll::Pending => watched(cx, false).map(Err),
         });
         ready.await?;
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ());
         announce_length(&mut head, &body);
-        let sent = sender.send_request(head, body.is_end_stream());
-        let (mut response, stream) = sent.map_err(|error| state.failed(&error, false))?;
+        let sent = connection.sender.send_request(head, body.is_end_stream());
+        let (mut response, stream) = sent.map_err(|error| connection.failed(&error, false))?;
         // Dropped before it is done, it resets the stream.
         let mut upload = (!body.is_end_stream()).then(|| BodySender::new(body, stream, Reason::CANCEL));
         let result = std::future::poll_fn(|cx| {
@@ -245,22 +304,20 @@ impl StreamPermit {
             }
             while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
                 let (head, ()) = interim.into_parts();
-                state.last_heard.set(clock::now());
+                connection.state.last_heard.set(clock::now());
                 on_interim(head.status, head.headers);
             }
             match Pin::new(&mut response).poll(cx) {
-                Poll::Ready(response) => Poll::Ready(response.map_err(|error| state.failed(&error, true))),
+                Poll::Ready(response) => Poll::Ready(response.map_err(|error| connection.failed(&error, true))),
                 Poll::Pending => watched(cx, true).map(Err),
             }
         })
         .await;
-        state.is_used.set(true);
+        connection.state.is_used.set(true);
         let response = result?;
-        if let Some(upload) = upload {
-            // It continues while the client does not read the response.
-            tokio::task::spawn_local(upload);
-        }
-        state.receive(response)
+        // It continues while the client does not read the response.
+        *rest = upload.map(tokio::task::spawn_local);
+        connection.state.receive(response)
     }
 }
 
@@ -270,25 +327,14 @@ impl ConnectionState {
         if self.has_long.get() { LARGE_WINDOW } else { WINDOW }
     }
 
-    /// Returns how a request has failed. It `is_begun` if the connection has taken it.
-    fn failed(&self, error: &h2::Error, is_begun: bool) -> SendError {
-        if !error.is_reset() {
-            // Requests already on it may still get their responses; new requests use another connection.
-            self.is_retired.set(true);
-        }
-        let sent = is_begun && !is_unprocessed(error);
-        let failure = Failure::new(Fact::Closed, sent).with_detail(Some(reason::Reason::of(error)));
-        // A client that sends many requests at once can cause a refused stream, so the backend is not blamed.
-        let failure = if failure.blame == Blame::Backend { failure.blamed_on(Blame::Response) } else { failure };
-        SendError { failure, has_received: false }
-    }
-
     /// Checks the framing of a response.
     fn receive(&self, response: Response<RecvStream>) -> Result<Response<StreamBody>, SendError> {
         self.last_heard.set(clock::now());
         let (mut head, stream) = response.into_parts();
-        let settled = settle(&mut head.headers)
-            .map_err(|fact| SendError { failure: Failure::new(fact, true), has_received: true })?;
+        let size: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let is_too_large = size > MAX_RESPONSE_HEAD;
+        let settled = if is_too_large { Err(Fact::HeadTooLarge) } else { settle(&mut head.headers) };
+        let settled = settled.map_err(|fact| SendError { failure: Failure::new(fact, true), has_received: true })?;
         Ok(Response::from_parts(head, StreamBody::new(stream, settled.length)))
     }
 }
@@ -303,8 +349,7 @@ fn announce_length<B: Body>(head: &mut Request<()>, body: &B) {
 }
 
 /// Whether the backend states that it has not processed the request (RFC 9113 §8.7): it refused the stream, or its
-/// GOAWAY names an earlier stream as the last.
+/// GOAWAY, for whatever reason, names an earlier stream as the last. h2 reports a GOAWAY to those streams alone.
 fn is_unprocessed(error: &h2::Error) -> bool {
-    let is_graceful_shutdown = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
-    error.is_remote() && (is_graceful_shutdown || error.reason() == Some(Reason::REFUSED_STREAM))
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
 }

@@ -141,6 +141,154 @@ async fn a_connection_that_hangs_while_it_is_made_holds_up_no_later_requests() {
 }
 
 #[tokio::test]
+async fn uploads_that_never_end_take_no_stream_from_others_once_they_are_responded_to() {
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    let mut client = http2(&proxy).await;
+    let mut uploads = vec![begin(&mut client).await];
+    // The backend allows two streams.
+    let mut backend = soon("a connection", Frames::accept_with(&listener, &[0, 3, 0, 0, 0, 2])).await;
+    uploads.push(begin(&mut client).await);
+    for stream in requests(&mut backend, 2).await {
+        backend.fields(END_STREAM, stream, &[(":status", "404")]).await;
+    }
+    for (response, _) in &mut uploads {
+        assert_eq!(soon("a response", response).await.unwrap().status(), 404);
+    }
+    let mut other = Client::connect(proxy.listener(1)).await;
+    other.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let stream = requests(&mut backend, 1).await[0];
+    is_served(&mut backend, stream, &mut other).await;
+}
+
+#[tokio::test]
+async fn a_client_that_cancels_many_responses_ends_no_connection_to_the_backend() {
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    let mut client = http2(&proxy).await;
+    let mut cancelled = vec![begin(&mut client).await];
+    let mut backend = soon("a connection", Frames::accept(&listener)).await;
+    while cancelled.len() < 90 {
+        cancelled.push(begin(&mut client).await);
+    }
+    let streams = soon("the requests", requests(&mut backend, 90)).await;
+    let mut other = Client::connect(proxy.listener(1)).await;
+    other.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let stream = requests(&mut backend, 1).await[0];
+    drop(cancelled);
+    for _ in &streams {
+        assert_eq!(backend.await_kind(&[RST_STREAM, GOAWAY]).await.0, RST_STREAM);
+    }
+    // What was under way when the backend had not heard of that.
+    for cancelled in streams {
+        backend.fields(0, cancelled, &[(":status", "200")]).await;
+        backend.data_in_frames_of(100, cancelled, &[b'x'; 3000]).await;
+    }
+    is_served(&mut backend, stream, &mut other).await;
+}
+
+#[tokio::test]
+async fn a_response_that_is_no_http_is_a_502_and_its_request_is_not_sent_again() {
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    let (mut client, mut other) = (Client::connect(proxy.listener(1)).await, Client::connect(proxy.listener(1)).await);
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut backend = soon("a connection", Frames::accept(&listener)).await;
+    let stream = requests(&mut backend, 1).await[0];
+    is_served(&mut backend, stream, &mut client).await;
+    other.send(b"GET /other HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let others = requests(&mut backend, 1).await[0];
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let stream = requests(&mut backend, 1).await[0];
+    backend.fields(0, stream, &[(":status", "200"), ("Upper-Case", "is malformed")]).await;
+    assert_eq!(client.response().await.status, 502);
+    let (kind, stream, _) = backend.await_kind(&[HEADERS, RST_STREAM, GOAWAY]).await;
+    assert_eq!(kind, RST_STREAM, "{stream}");
+    is_served(&mut backend, others, &mut other).await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_a_502_for_its_request_alone() {
+    const CONTINUATION: u8 = 9;
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    let (mut client, mut other) = (Client::connect(proxy.listener(1)).await, Client::connect(proxy.listener(1)).await);
+    client.send(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut backend = soon("a connection", Frames::accept(&listener)).await;
+    let large = requests(&mut backend, 1).await[0];
+    other.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let stream = requests(&mut backend, 1).await[0];
+    // `:status: 200` out of the static table, and 600 KiB of fields.
+    backend.send(HEADERS, 0, large, &[0x88]).await;
+    let field = [&[0, 1, b'x', 120][..], &[b'y'; 120]].concat();
+    for last in (0..50).rev() {
+        let end_headers = if last == 0 { 4 } else { 0 };
+        backend.send(CONTINUATION, end_headers, large, &field.repeat(100)).await;
+    }
+    assert_eq!(client.response().await.status, 502);
+    is_served(&mut backend, stream, &mut other).await;
+}
+
+#[tokio::test]
+async fn a_request_that_goaway_leaves_out_is_sent_again_whatever_the_reason() {
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    let mut client = Client::connect(proxy.listener(1)).await;
+    client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi").await;
+    let mut backend = soon("a connection", Frames::accept(&listener)).await;
+    assert_eq!(requests(&mut backend, 1).await, [1]);
+    // ENHANCE_YOUR_CALM, and no stream was processed.
+    backend.send(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 11]).await;
+    let mut backend = soon("another connection", Frames::accept(&listener)).await;
+    let stream = requests(&mut backend, 1).await[0];
+    is_served(&mut backend, stream, &mut client).await;
+}
+
+/// Connects a client with this address.
+async fn client_from(address: &str, proxy: &Proxy) -> Frames {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+    Frames::begin(socket.connect(proxy.listener(0)).await.unwrap()).await
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_counts_once_however_many_clients_share_it() {
+    for has_begun in [false, true] {
+        let (listener, builder) = before().await;
+        let proxy = builder.table("ejection", "consecutive_failures = 3").start();
+        let mut clients = Vec::new();
+        let mut connection = None;
+        for last in 1..=6 {
+            let mut client = client_from(&format!("127.0.0.{last}"), &proxy).await;
+            let fields = [(":method", "POST"), (":scheme", "http"), (":authority", "test"), (":path", "/")];
+            client.fields(END_STREAM, 1, &fields).await;
+            clients.push(client);
+            if connection.is_none() {
+                connection = Some(soon("a connection", Frames::accept(&listener)).await);
+            }
+        }
+        let mut backend = connection.unwrap();
+        for stream in requests(&mut backend, 6).await {
+            if has_begun {
+                backend.fields(0, stream, &[(":status", "200")]).await;
+            }
+        }
+        if has_begun {
+            for client in &mut clients {
+                assert_eq!(client.await_kind(&[HEADERS, GOAWAY]).await.0, HEADERS);
+            }
+        }
+        // A frame of a stream that does not exist: the end of the connection.
+        backend.send(DATA, 0, 201, b"x").await;
+        for client in &mut clients {
+            let (kind, ..) = client.await_kind(&[if has_begun { RST_STREAM } else { HEADERS }, GOAWAY]).await;
+            assert_ne!(kind, GOAWAY);
+        }
+        assert_eq!(proxy.live("a").health(), Health::Up, "has_begun: {has_begun}");
+    }
+}
+
+#[tokio::test]
 async fn uploads_in_tiny_frames_that_no_backend_reads_end_no_connection_of_the_client() {
     const PING: u8 = 6;
     let address = raw(|stream| async move {
