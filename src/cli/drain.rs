@@ -162,7 +162,11 @@ fn end(targets: &[BackendName], drains: &[Value], args: &Args) -> ExitCode {
     for (name, drain) in targets.iter().zip(drains) {
         match (drain["phase"].as_str(), drain["sessions"].as_u64().unwrap_or_default()) {
             // At the deadline, streams and tunnels of no session end as well.
-            (Some("drained"), _) | (Some("deadline"), 0) => {}
+            (Some("drained"), _) | (Some("deadline"), 0) => {
+                if !args.json {
+                    print(&format!("{name} is drained: no session is left\n"));
+                }
+            }
             (Some("deadline"), left) => {
                 let left = if left == 1 { "1 session was".into() } else { format!("{left} sessions were") };
                 print_error(&format_args!(

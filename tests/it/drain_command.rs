@@ -49,6 +49,8 @@ async fn a_script_waits_for_a_drain_and_learns_whether_it_was_in_time() {
     assert_eq!(operated.proxy.live("a").state(), linchpin::pool::AdminState::Maintenance);
     assert_eq!(operated.proxy.get(Some(&pin)).await.text(), "b");
 
+    let (code, out, _) = operated.run(&["drain", "app/a", "--wait"]).await;
+    assert!(code == Some(0) && out.ends_with("\napp/a is drained: no session is left\n"), "{out}");
     let (code, out, err) = operated.run(&["drain", "app/a", "--wait", "--json"]).await;
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     let drains: Value = serde_json::from_str(&out).unwrap();
