@@ -24,6 +24,9 @@ use crate::pool::reconcile::Reconciler;
 
 /// How long the running process may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
+/// What follows if the running process can't read a token, as a sentence without its end.
+const NOT_READ: &str = "the running process cannot read it, either: if this file has changed since that process read it, \
+                        reload it with: linchpin reload";
 
 /// The command line of `linchpin explain`.
 #[derive(Debug, clap::Args)]
@@ -54,36 +57,52 @@ pub fn run(args: &Args) -> ExitCode {
     let now = args.at.unwrap_or_else(|| clock::unix().as_secs());
     let own = explain(&plan, &args.token, now);
     let learns = plan.pools.iter().any(|pool| matches!(pool.persistence.carrier, Carrier::Learned(_)));
-    // Only the running process knows learned sessions, and what copies there are.
-    let may_be_learned = learns && own.as_ref().is_none_or(|own| own.backend.is_none());
-    let asks = may_be_learned || own.as_ref().is_some_and(|own| has_copies(&plan, own));
+    // Only the running process knows a random key, learned sessions, and what copies there are.
+    let may_be_known =
+        (learns && own.as_ref().is_none_or(|own| own.backend.is_none())) || (plan.has_random_key && own.is_none());
+    let asks = may_be_known || own.as_ref().is_some_and(|own| has_copies(&plan, own));
     let answer = asks.then(|| ask(&path, &args.token));
     let text = match (own, answer) {
-        (own, Some(Ok(answer))) if may_be_learned && (own.is_none() || answer.backend.is_some()) => {
+        (own, Some(Ok(Some(answer)))) if may_be_known && (own.is_none() || answer.backend.is_some()) => {
             let copy = has_copies(&plan, &answer).then(|| copy(answer.copy.as_ref(), now));
             text(&plan, &answer, copy, "", now)
         }
         (Some(own), answer) => {
             let copy = answer.filter(|_| has_copies(&plan, &own)).map(|answer| match answer {
-                Ok(answer) => copy(answer.copy.as_ref(), now),
+                Ok(Some(answer)) => copy(answer.copy.as_ref(), now),
+                Ok(None) => format!("unknown: {NOT_READ}"),
                 Err(error) => format!("unknown: {error}"),
             });
             text(&plan, &own, copy, ", if all backends are up", now)
         }
-        (None, answer) => {
-            let learned = match answer {
-                Some(Err(error)) => format!("; only the running Linchpin knows learned sessions, and {error}"),
-                _ => String::new(),
-            };
-            return failure(&format!(
-                "no pool of this configuration can open this token: it was sealed with a key that is not in [[keys]], for \
-                 a pool, cookie or field of another name, or it is damaged{learned}. A client that sends it gets a new \
-                 session.",
-            ));
-        }
+        (None, answer) => return failure(&unreadable(plan.has_random_key, answer)),
     };
     print(&text);
     ExitCode::SUCCESS
+}
+
+/// Says why a token can't be explained, by what the running process said to it, if it was asked.
+fn unreadable(has_random_key: bool, answer: Option<Result<Option<ExplainReport>, String>>) -> String {
+    if has_random_key {
+        return match answer {
+            Some(Err(error)) => {
+                format!("this file has no [[keys]], so only the running Linchpin can open its pins, and {error}")
+            }
+            _ => "the running Linchpin cannot open this token: a process that has ended sealed it (this file has no \
+                  [[keys]], so each process makes a key of its own), it is for a pool, cookie or field of another name, \
+                  or it is damaged. A client that sends it gets a new session."
+                .into(),
+        };
+    }
+    let learned = match answer {
+        Some(Ok(_)) => format!("; only the running Linchpin knows learned sessions, and {NOT_READ}"),
+        Some(Err(error)) => format!("; only the running Linchpin knows learned sessions, and {error}"),
+        None => String::new(),
+    };
+    format!(
+        "no pool of this configuration can open this token: it was sealed with a key that is not in [[keys]], for a \
+         pool, cookie or field of another name, or it is damaged{learned}. A client that sends it gets a new session."
+    )
 }
 
 /// Explains a token by the file alone: as if every backend were up and no session had been learned.
@@ -97,19 +116,15 @@ fn explain(plan: &Plan, token: &str, now: u64) -> Option<ExplainReport> {
     explain_as_sent(candidates, token, now).map(|explanation| ExplainReport::new(explanation, None))
 }
 
-/// Asks the running process to explain a token. The error is a sentence without its end.
-fn ask(file: &Path, token: &str) -> Result<ExplainReport, String> {
+/// Asks the running process to explain a token; `None` if it can't read it. The error is a sentence without its end.
+fn ask(file: &Path, token: &str) -> Result<Option<ExplainReport>, String> {
     let admin = AdminClient::of(file).map_err(|error| error.to_string())?;
     let json = json!({ "token": token });
     let (status, body) =
         admin.send(&Method::POST, "/api/v1/explain", Some(&json), LIMIT).map_err(|error| error.to_string())?;
     match status {
-        StatusCode::OK => serde_json::from_slice(&body).map_err(|error| admin.unexpected(&error).to_string()),
-        StatusCode::NOT_FOUND => {
-            Err("the running process cannot read it, either: if this file has changed since it was \
-                                      read, reload it with: linchpin reload"
-                .into())
-        }
+        StatusCode::OK => serde_json::from_slice(&body).map(Some).map_err(|error| admin.unexpected(&error).to_string()),
+        StatusCode::NOT_FOUND => Ok(None),
         _ => Err(admin.refusal(status, &body)),
     }
 }

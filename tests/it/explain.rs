@@ -145,3 +145,29 @@ async fn it_asks_about_session_ids_that_were_learned() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(printed(&refused).contains("only the running Linchpin knows learned sessions, and nothing answers at"));
 }
+
+#[tokio::test]
+async fn it_asks_the_running_process_about_pins_of_its_random_key() {
+    let apps: Vec<_> = SessionApp::three().await.into();
+    let running = Running::start(&apps, "", "");
+    let text = std::fs::read_to_string(&running.file).unwrap();
+    let table = text.find("[[keys]]").unwrap();
+    let end = text[table..].find("\n[").map_or(text.len(), |end| table + end);
+    let without_keys = running.folder.write("without-keys.toml", (text[..table].to_owned() + &text[end..]).as_bytes());
+    let first = running.send("POST", "/add", "").await;
+    let said = explain(&without_keys, &first.pin().unwrap()).await;
+    assert!(said.contains(&format!("backend    {} at ", first.field("x-server").unwrap())), "{said}");
+    assert!(said.contains("verdict    hit"), "{said}");
+
+    let refused = linchpin(&["explain", "-c", &without_keys, "AaRBsV9FjUNbEBCj7WtvhP"]).await;
+    let said = printed(&refused);
+    assert!(
+        said.starts_with("linchpin: the running Linchpin cannot open this token: a process that has ended"),
+        "{said}"
+    );
+    running.proxy.stop().await;
+    let refused = linchpin(&["explain", "-c", &without_keys, &first.pin().unwrap()]).await;
+    let said = printed(&refused);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said.contains("only the running Linchpin can open its pins, and nothing answers at"), "{said}");
+}
