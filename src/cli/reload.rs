@@ -67,7 +67,7 @@ fn table(report: &ReloadReport, is_dry_run: bool) -> String {
     let mut lines = vec![match (report.result, is_dry_run) {
         (ReloadResult::Applied, false) => format!("applied as generation {generation}: {count}"),
         (ReloadResult::Applied, true) => format!("would be applied: {count}"),
-        (ReloadResult::Unchanged, _) => format!("unchanged: generation {generation} is what the file says"),
+        (ReloadResult::Unchanged, _) => format!("unchanged: the file says what is in use, generation {generation}"),
         (ReloadResult::Refused, _) => format!("refused, nothing has changed: generation {generation} stays in use"),
     }];
     let width = report.changes.iter().map(|change| change.path.chars().count()).max().unwrap_or_default().min(LONGEST);
