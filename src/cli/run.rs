@@ -136,8 +136,9 @@ async fn serve(plan: Plan, inherited: Inheritance, mut signals: Signals, success
         }
     };
     service_manager::report(Report::Stopping);
-    let (delay, grace) = (app.shutdown_delay(), app.shutdown_grace());
-    tracing::info!(signal, ?delay, ?grace, "stopping: waiting for requests in flight; a second signal stops at once");
+    let delay = humantime::format_duration(app.shutdown_delay());
+    let grace = humantime::format_duration(app.shutdown_grace());
+    tracing::info!(signal, %delay, %grace, "stopping: waiting for requests in flight; a second signal stops at once");
     tokio::select! {
         () = app.stop() => tracing::info!("stopped"),
         signal = stop(&mut signals, &handles) => tracing::warn!(signal, "stopped at once"),
