@@ -38,7 +38,7 @@ pub(super) fn announce(pool: &Pool, index: usize, change: HealthChange, by: &'st
             return;
         }
         HealthChange::Recovered => {
-            tracing::info!(pool, backend, by, remaining, of, "backend answers again");
+            tracing::info!(pool, backend, by, remaining, of, "backend serves again");
             return;
         }
         HealthChange::KeptFailing => "backend fails, and is kept: the pool cannot spare it",

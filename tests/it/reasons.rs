@@ -413,7 +413,7 @@ async fn an_only_backend_that_fails_its_requests_is_said_to_fail_and_to_answer_a
     assert!(line.contains("reason=\"3 requests in a row failed: connection refused\""), "{line}");
     let _a = Backend::start_at("a", gone, |_| Reply::ok("a")).await;
     assert_eq!(running.client().await.get("/").await.status, 200);
-    running.line("backend answers again").await;
+    running.line("backend serves again").await;
 
     let proxy = Proxy::builder()
         .top(ADMIN)
