@@ -11,22 +11,22 @@ use crate::config::{self, Report};
 use crate::files::{self, shell_word};
 use crate::import::{Format, LONGEST};
 
-/// Returns the findings of a file that cannot run. A configuration of another product, which would have a finding in
-/// every line, gets one finding instead.
+/// Returns the findings of a file that cannot run.
 pub(super) fn render_errors(path: &Path, report: &Report) -> String {
+    other_product(path, report).unwrap_or_else(|| report.to_string())
+}
+
+/// Returns the one finding of another product's configuration, which otherwise would have one in every line.
+fn other_product(path: &Path, report: &Report) -> Option<String> {
     let is_toml = !report.findings().iter().any(|finding| finding.problem.starts_with("not TOML: "));
     let text = if is_toml { None } else { files::read_text(path, LONGEST as u64).ok() };
     // Recognize the product by the content only: any file may have this name.
-    match text.and_then(|text| Format::guess("", &text)) {
-        None => report.to_string(),
-        Some(format) => {
-            let (shown, product, file) = (path.display(), format.product(), shell_word(path));
-            format!(
-                "{shown}: error: this is not TOML, but looks like a configuration of {product}; translate it with: \
-                 linchpin import {file} -o linchpin.toml\n"
-            )
-        }
-    }
+    let product = Format::guess("", &text?)?.product();
+    let (shown, file) = (path.display(), shell_word(path));
+    Some(format!(
+        "{shown}: error: this is not TOML, but looks like a configuration of {product}; translate it with: \
+         linchpin import {file} -o linchpin.toml\n"
+    ))
 }
 
 /// Prints all errors and warnings of the file, and a summary as the last line.
@@ -40,10 +40,13 @@ pub fn run(path: Option<&Path>) -> ExitCode {
 }
 
 fn check_file(path: &Path) -> (String, bool) {
-    let (report, findings, is_good) = match config::load(path) {
-        Ok((_, report)) => (report.clone(), report.to_string(), true),
-        Err(report) => (report.clone(), render_errors(path, &report), false),
+    let (report, is_good) = match config::load(path) {
+        Ok((_, report)) => (report, true),
+        Err(report) => (report, false),
     };
+    if let Some(finding) = other_product(path, &report) {
+        return (format!("{finding}{}: 1 error\n", path.display()), false);
+    }
     let count = |count: usize, what: &str| match count {
         0 => None,
         1 => Some(format!("1 {what}")),
@@ -52,7 +55,7 @@ fn check_file(path: &Path) -> (String, bool) {
     let ok = is_good.then(|| "OK".to_owned());
     let counts = [ok, count(report.errors(), "error"), count(report.warnings(), "warning")];
     let sum = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    (format!("{findings}{}: {sum}\n", path.display()), is_good)
+    (format!("{report}{}: {sum}\n", path.display()), is_good)
 }
 
 #[cfg(test)]

@@ -141,6 +141,7 @@ async fn a_configuration_of_another_product_is_told_by_its_name_and_the_command_
             assert!(words.contains(&format!("looks like a configuration of {product}")), "{words}");
             assert!(!words.contains("not TOML:"), "{words}");
             if command == "check" {
+                assert!(words.ends_with(": 1 error\n"), "{words}");
                 let (_, import) = words.split_once("translate it with: ").unwrap();
                 let import = import.lines().next().unwrap().replace("linchpin import", &format!("{BINARY} import"));
                 let out = folder.file(&format!("{product}.toml"));
