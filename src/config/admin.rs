@@ -55,8 +55,8 @@ fn reachable(table: &Table<'_>, span: &Range<usize>) {
         return;
     }
     let problem = "other machines can reach [admin], and it has no TLS: whoever is on the way can read the token";
-    let remedy = "write an address on 127.0.0.1 or unix:PATH, and reach it by ssh or by a pool of your own with \
-                  [listeners.tls]; on a network that you trust, leave it";
+    let remedy = "write an address on 127.0.0.1 or unix:PATH, and reach it through ssh or another proxy with TLS; \
+                  on a network that you trust, leave it";
     table.notes().warn(span, problem, remedy);
 }
 
