@@ -28,36 +28,18 @@ fn the_codemap_is_the_code() {
     }
 }
 
+/// Returns the pages of `docs/`.
+fn pages() -> impl Iterator<Item = String> {
+    files("docs").into_iter().filter(|file| file.ends_with(".md"))
+}
+
 /// Returns all documents of the repository.
 fn documents() -> Vec<String> {
     let root = ["README", "ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "SECURITY"].map(|name| format!("{name}.md"));
-    root.into_iter()
-        .chain(
-            [
-                "bench/README.md",
-                "docs/discovery.md",
-                "docs/even-load.md",
-                "docs/fields.md",
-                "docs/http.md",
-                "docs/import.md",
-                "docs/operations.md",
-                "docs/persistence.md",
-                "docs/process.md",
-                "docs/routes.md",
-                "docs/session-copies.md",
-                "docs/tls.md",
-                "docs/tour.md",
-                "fuzz/README.md",
-                "integrations/express/README.md",
-                "integrations/java/README.md",
-                "integrations/python/README.md",
-                "integrations/rust/README.md",
-                "integrations/php/README.md",
-            ]
-            .map(Into::into),
-        )
-        .filter(|file| path(file).exists())
-        .collect()
+    let folders = ["bench/README.md", "fuzz/README.md"].map(Into::into);
+    let integrations =
+        ["express", "java", "php", "python", "rust"].map(|name| format!("integrations/{name}/README.md"));
+    root.into_iter().chain(folders).chain(integrations).chain(pages()).filter(|file| path(file).exists()).collect()
 }
 
 #[test]
@@ -71,6 +53,14 @@ fn links_lead_somewhere() {
             }
             assert!(path(folder).join(file).exists(), "{document} links to {link}, which is not there");
         }
+    }
+}
+
+#[test]
+fn the_readme_leads_to_every_page() {
+    let readme = read("README.md");
+    for page in pages() {
+        assert!(readme.contains(&format!("]({page}")), "README.md has no link to {page}");
     }
 }
 
