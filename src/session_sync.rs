@@ -63,7 +63,7 @@ pub async fn run(mut sync: StoreSync, events: Events) {
                     pool = &*pool,
                     %error,
                     "cannot connect to the store of learned sessions; this Linchpin uses its own table alone and keeps \
-                     trying; check `store` in [pools.persistence] and that Redis is running"
+                     trying; check `store` in [pools.persistence.learned] and that Redis is running"
                 );
             }
             Err(_) => {}
