@@ -94,7 +94,7 @@ pub(super) enum Error {
     Unusable(String),
     /// Nothing answers at the address.
     Unreachable { file: Option<PathBuf>, address: Address, error: String },
-    /// There was no whole response in time.
+    /// There was no usable response in time.
     Broken(Address, String),
     /// The process refuses the request: its reason, and what to do.
     Refused(String),
@@ -120,7 +120,9 @@ impl fmt::Display for Error {
             Error::Unreachable { file: None, address, error } => {
                 write!(f, "nothing answers at {address}: {error}; check that Linchpin runs, and its [admin] address")
             }
-            Error::Broken(address, error) => write!(f, "no whole response from {address}: {error}; look at its log"),
+            Error::Broken(address, error) => {
+                write!(f, "no usable response from {address}: {error}; look at the log of the process there")
+            }
         }
     }
 }
@@ -164,7 +166,7 @@ impl AdminClient {
 
     /// Makes the error of a response that can't be understood.
     pub(super) fn unexpected(&self, error: &dyn fmt::Display) -> Error {
-        Error::Broken(self.address.clone(), format!("it is no answer of this version: {error}"))
+        Error::Broken(self.address.clone(), format!("this version does not understand it: {error}"))
     }
 
     /// Sends a request, and returns the body of the response if it has this status.

@@ -36,7 +36,7 @@ pub struct Args {
     /// How long it may take, such as 10m. Without it, sessions stay until they end.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     deadline: Option<String>,
-    /// The state afterwards; with nothing, it stays in drain.
+    /// The state afterwards; `nothing` leaves it in drain.
     #[arg(long, value_name = "STATE", value_parser = ["maintenance", "ready", "nothing"])]
     then: Option<String>,
     /// Sessions without a request for this long leave first [default: 30s]

@@ -22,7 +22,7 @@ use crate::config::{self, Plan, PoolPlan};
 use crate::pool::Pool;
 use crate::pool::reconcile::Reconciler;
 
-/// How long the running process may take to answer.
+/// How long the running process may take to respond.
 const LIMIT: Duration = Duration::from_secs(10);
 /// What follows if the running process can't read a token, as a sentence without its end.
 const NOT_READ: &str = "the running process cannot read it, either: if this file has changed since that process read it, \

@@ -16,12 +16,12 @@ use super::output::{failure, print};
 pub struct Args {
     #[command(flatten)]
     admin: AdminArgs,
-    /// How many seconds the answer may take.
+    /// How many seconds the response may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = whole_number(1..=600))]
     timeout: u32,
 }
 
-/// Asks whether the running process takes requests, and prints its answer.
+/// Asks whether the running process takes requests, and prints its response.
 pub fn run(args: &Args) -> ExitCode {
     match ask(args) {
         Ok((StatusCode::OK, answer)) => {

@@ -12,7 +12,7 @@ use super::admin_client::AdminArgs;
 use super::output::{failure, print, print_error};
 use crate::admin::{ReloadReport, ReloadResult};
 
-/// How long the answer may take.
+/// How long the response may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest value in a line of the table, in characters.
@@ -26,7 +26,7 @@ pub struct Args {
     /// Only show what would change.
     #[arg(long)]
     dry_run: bool,
-    /// Print the answer as JSON.
+    /// Print the response of the admin API as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Formats the answer: a line of summary, and one for each key.
+/// Formats the response: a line of summary, and one for each key.
 fn table(report: &ReloadReport, is_dry_run: bool) -> String {
     let generation = report.generation;
     let all = report.changes.len() + report.left_out;

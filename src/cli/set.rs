@@ -13,7 +13,7 @@ use super::arguments::whole_number;
 use super::backend_name::BackendName;
 use super::output::{failure, print};
 
-/// How long the answer may take.
+/// How long the response may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The arguments of `linchpin ready` and `linchpin maintenance`.

@@ -15,7 +15,7 @@ use super::output::{failure, print, print_error};
 use super::terminal::{Colour, Column, Table, Terminal, duration, number};
 use crate::clock;
 
-/// How long the answer may take.
+/// How long the response may take.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Clears the terminal from its first line on.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -28,7 +28,7 @@ pub struct Args {
     pool: Option<String>,
     #[command(flatten)]
     admin: AdminArgs,
-    /// Print the answer of the admin API as JSON.
+    /// Print the response of the admin API as JSON.
     #[arg(long)]
     json: bool,
     /// Print it again every so many seconds, 2 by default, until interrupted.
