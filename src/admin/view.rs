@@ -126,7 +126,7 @@ pub(super) struct Backend<'a> {
     /// The drain that runs, or the last one that has ended; omitted if there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     drain: Option<DrainView>,
-    /// Its health answers ask for a drain; omitted otherwise.
+    /// Its responses to probes ask for a drain; omitted otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     asks_for_drain: bool,
     /// No source lists it any more; omitted otherwise.

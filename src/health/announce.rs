@@ -67,15 +67,19 @@ fn publish(pool: &Pool, index: usize, change: HealthChange, by: &'static str) {
     pool.health_tracker().events().publish(Event::Health { pool: pool_name, backend, from, to, reason, by });
 }
 
-/// Logs and publishes that the health answers of the backend at `index` ask for a drain, or ask no more.
+/// Logs and publishes that the backend at `index` asks for a drain in its responses to probes, or asks no more.
 pub(super) fn announce_drain_request(pool: &Pool, index: usize, asks: bool) {
     let live = pool.backend(index).live();
     let (from, to) = if asks { (live.wanted(), live.state()) } else { (AdminState::Drain, live.state()) };
     let (name, backend) = (pool.name().to_string(), pool.backend(index).name().to_string());
     if asks {
-        tracing::info!(pool = name, backend, "the backend's health answers ask for a drain: it gets no new sessions");
+        tracing::info!(
+            pool = name,
+            backend,
+            "the backend asks for a drain in its responses to probes: it gets no new sessions"
+        );
     } else {
-        tracing::info!(pool = name, backend, "the backend's health answers ask for no drain any more");
+        tracing::info!(pool = name, backend, "the backend asks for no drain any more");
     }
     if from != to {
         let event = Event::State { pool: name, backend, from: from.as_str(), to: to.as_str(), by: "health" };

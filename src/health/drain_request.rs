@@ -1,4 +1,4 @@
-//! Owns: whether a backend wants to be drained, as its health answers say.
+//! Owns: whether a backend wants to be drained, as its responses to probes say.
 //! Invariant: pure; an answer that flaps changes nothing, and a server that never keeps connections says nothing by it.
 //! Must not know: how a probe is sent; what follows.
 
@@ -8,7 +8,7 @@ use http::{Response, Version};
 /// How many answers in a row must close their connection, and how many must ask for nothing until a drain ends.
 const REQUIRED: u32 = 3;
 
-/// What a health answer says.
+/// What a response to a probe says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct HealthAnswer {
     /// It has `Linchpin-State: drain`.

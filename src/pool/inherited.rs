@@ -48,7 +48,7 @@ pub struct BackendState {
     pub is_unreachable: bool,
     /// How often it was ejected without having succeeded since.
     pub ejections: u32,
-    /// Its health answers ask for a drain.
+    /// Its responses to probes ask for a drain.
     pub asks_for_drain: bool,
     /// For how long it has served, in milliseconds, if its slow start is not over.
     pub served: Option<u64>,

@@ -24,7 +24,7 @@ use crate::per_thread::LazyPerThread;
 /// A flag in [`Live::state`], beside the admin state: no source lists the backend any more.
 const LEAVING: u8 = 0x80;
 
-/// Another flag there: its health answers ask for a drain.
+/// Another flag there: its responses to probes ask for a drain.
 const ASKS_FOR_DRAIN: u8 = 0x40;
 
 /// The live state of a backend.
@@ -152,12 +152,12 @@ impl Live {
         }
     }
 
-    /// Returns whether its health answers ask for a drain.
+    /// Returns whether its responses to probes ask for a drain.
     pub fn asks_for_drain(&self) -> bool {
         self.state.load(Ordering::Relaxed) & ASKS_FOR_DRAIN != 0
     }
 
-    /// Sets whether its health answers ask for a drain.
+    /// Sets whether its responses to probes ask for a drain.
     pub fn set_asks_for_drain(self: &Arc<Self>, asks: bool) {
         if asks {
             self.state.fetch_or(ASKS_FOR_DRAIN, Ordering::Relaxed);
