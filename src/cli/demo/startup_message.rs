@@ -64,6 +64,7 @@ impl fmt::Display for StartupMessage<'_> {
         } else {
             "The page says what was lost with the server's memory"
         };
+        let known = if self.copies { "which knows you" } else { "which doesn't know you" };
         write!(
             f,
             r#"
@@ -79,6 +80,7 @@ Without a browser:
   curl -c jar -b jar -d user=ann -d password={PASSWORD} http://{shop}/login
   curl -c jar -b jar http://{shop}/whoami
   curl -c jar -b jar -X POST http://{shop}/kill
+  sleep 1; curl -c jar -b jar http://{shop}/whoami    # another server, {known}
 
 Ctrl-C ends the demo.
 
@@ -106,6 +108,7 @@ mod tests {
             assert!(!text.contains(absent), "{text}");
         }
         assert!(text.contains("  dashboard  http://127.0.0.1:9090\n  servers    a http://127.0.0.1:9001\n"), "{text}");
+        assert!(text.contains("http://127.0.0.1:8080/whoami    # another server, which knows you\n"), "{text}");
     }
 
     #[test]
