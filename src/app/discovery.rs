@@ -220,7 +220,7 @@ pub(super) fn announce(pool: &str, before: &[backend::Settings], after: &[backen
         (
             draining,
             "leaving",
-            "discovered backends no longer found: they drain and keep their sessions until the drain ends",
+            "discovered backends are no longer found: they drain, and are removed when their drain ends",
         ),
         (removed, "removed", "discovered backends removed"),
     ] {
