@@ -70,7 +70,8 @@ impl AdminArgs {
     }
 
     fn file(&self) -> Result<PathBuf, Error> {
-        find(self.config.path()).map_err(|error| Error::File(error.to_string()))
+        let message = |error| format!("{error}, or the admin listener with --admin ADDR");
+        find(self.config.path()).map_err(|error| Error::File(message(error)))
     }
 }
 

@@ -33,7 +33,7 @@ fn other_product(path: &Path, report: &Report) -> Option<String> {
 pub fn run(path: Option<&Path>) -> ExitCode {
     let (text, is_good) = match find(path) {
         Ok(path) => check_file(&path),
-        Err(error) => (format!("{error}\n"), false),
+        Err(error) => (format!("{error}, or try: linchpin demo\n"), false),
     };
     print(&text);
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

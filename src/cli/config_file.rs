@@ -46,7 +46,7 @@ impl std::error::Error for NoFile {}
 impl std::fmt::Display for NoFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let files = DEFAULT_FILES.join(" nor ");
-        write!(f, "neither {files} exists; name a configuration file, or try: linchpin demo")
+        write!(f, "neither {files} exists; name a configuration file with -c FILE")
     }
 }
 

@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> ExitCode {
     };
     let path = match find(args.file.path()) {
         Ok(path) => path,
-        Err(error) => return failure(&error),
+        Err(error) => return failure(&format_args!("{error}, or try: linchpin demo")),
     };
     let (plan, report) = match config::load(&path) {
         Ok(loaded) => loaded,

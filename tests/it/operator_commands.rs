@@ -115,13 +115,32 @@ async fn states_and_weights_are_set_and_what_can_not_be_is_said_with_a_remedy() 
         assert!(code == Some(2) && text.contains(why), "{usage:?}: {text}");
     }
     // Without a file there is no token.
-    let output = command(BINARY, &["status", "--admin", &operated.address]).await;
+    let output = command(BINARY, &["status", "--admin", &operated.address, "-c", "/nowhere/linchpin.toml"]).await;
     let text = printed(&output);
     assert!(output.status.code() == Some(1) && text.contains("requires a token") && text.contains("-c FILE"), "{text}");
     // Another token: the file has changed since.
     std::fs::write(operated.folder.file("token"), "another").unwrap();
     let (code, text) = operated.ask(&["weight", "app/a", "1"]).await;
     assert!(code == Some(1) && text.contains("has another token than `token_file`"), "{text}");
+}
+
+#[tokio::test]
+async fn without_a_file_the_message_names_each_way_to_go_on() {
+    let folder = Folder::new();
+    if std::path::Path::new("/etc/linchpin/linchpin.toml").exists() {
+        return;
+    }
+    for (command, rest) in [
+        ("status", "name a configuration file with -c FILE, or the admin listener with --admin ADDR\n"),
+        ("run", "name a configuration file with -c FILE, or try: linchpin demo\n"),
+        ("check", "name a configuration file with -c FILE, or try: linchpin demo\n"),
+    ] {
+        let mut process = Command::new(BINARY);
+        process.arg(command).current_dir(folder.file("")).stdin(Stdio::null()).kill_on_drop(true);
+        let output = soon("the end of the command", process.output()).await.unwrap();
+        let text = printed(&output);
+        assert!(output.status.code() == Some(1) && text.ends_with(rest), "{text}");
+    }
 }
 
 #[tokio::test]
