@@ -86,6 +86,19 @@ fn files_that_documents_name_exist() {
     }
 }
 
+#[test]
+fn each_field_of_the_access_log_is_explained() {
+    let (source, page) = (read("src/telemetry/access.rs"), read("docs/process.md"));
+    let (_, writer) = source.split_once("fn fields(").unwrap();
+    let (writer, _) = writer.split_once("line.end()").unwrap();
+    let is_name = |text: &&str| !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let names: Vec<_> = writer.split('"').skip(1).step_by(2).filter(is_name).collect();
+    for name in &names {
+        assert!(page.contains(&format!("`{name}`")), "docs/process.md leaves out {name}");
+    }
+    assert!(names.len() > 20, "{names:?}");
+}
+
 /// The tour through the code names functions that exist, in the order of its chapters.
 #[test]
 fn each_stop_of_the_tour_is_a_function_of_its_file() {
