@@ -160,7 +160,7 @@ fn text(plan: &Plan, report: &ExplainReport, copy: Option<String>, condition: &s
         row("backend", &backend(name, report.address.as_deref(), report.replaced));
     }
     if report.term > 0 {
-        row("term", &format!("{} (handed over so often together with its copy)", report.term));
+        row("term", &format!("{} (how often it was handed over with its copy)", report.term));
     }
     if let Some(replica) = &report.replica {
         row("replica", &format!("{replica} holds the session's state, too"));
