@@ -38,8 +38,8 @@ pub struct Decision {
     /// What happens to the request next.
     pub next: NextStep,
     target: Option<usize>,
-    /// A backend that has a copy of the session and can serve it.
-    copy: Option<usize>,
+    /// The backend that has a copy of the session. Whether it can serve is asked only if the pin does not hold.
+    copy: Replica,
     /// No backend but the target may serve the request.
     is_exclusive: bool,
     renew: bool,
@@ -72,7 +72,7 @@ pub fn decide(lookup: PinLookup, pool: &Pool, session_policy: &SessionPolicy, no
         PinLookup::Routed(routed) => judge_routed(routed, pool, &session_policy.policies, now),
         // An unknown session goes where every Linchpin would send it.
         PinLookup::Unlearned(key) => {
-            Decision::existing(key.session(), now).break_pin(Cause::Unknown, &session_policy.policies)
+            Decision::existing(key.session(), now).break_pin(Cause::Unknown, pool, &session_policy.policies)
         }
     }
 }
@@ -97,11 +97,9 @@ fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, f
         Some(index) if !pool.backend(index).is_of(pin.incarnation, pin.last_seen) => Some(Cause::Replaced),
         Some(index) => blocking_cause(pool, index, policies),
     };
-    let replica =
-        pin.replica.as_deref().and_then(|name| pool.position(name)).filter(|replica| pinned != Some(*replica));
     let decision = Decision {
         pinned,
-        copy: replica.filter(|replica| blocking_cause(pool, *replica, policies).is_none()),
+        copy: Replica::Presented,
         term: pin.term,
         renew: has_passed(lifetimes.idle.map(|idle| idle.div_ceil(4)), pin.last_seen),
         issued: pin.issued,
@@ -110,7 +108,7 @@ fn judge(pin: Arc<Pin>, pool: &Pool, session_policy: &SessionPolicy, now: u64, f
     let decision = Decision { presented: Some(pin), ..decision };
     match cause {
         None => decision.hold(),
-        Some(cause) => decision.break_pin(cause, policies),
+        Some(cause) => decision.break_pin(cause, pool, policies),
     }
 }
 
@@ -124,10 +122,10 @@ fn judge_routed(routed: RoutedId, pool: &Pool, policies: &Policies, now: u64) ->
     };
     let mut copies = routed.backends.into_iter().skip(1).flatten();
     let copy = copies.find(|copy| blocking_cause(pool, *copy, policies).is_none());
-    let decision = Decision { copy, ..decision };
+    let decision = Decision { copy: Replica::Known(copy), ..decision };
     match cause {
         None => decision.hold(),
-        Some(cause) => decision.break_pin(cause, policies),
+        Some(cause) => decision.break_pin(cause, pool, policies),
     }
 }
 
@@ -179,7 +177,7 @@ impl Decision {
             pinned: None,
             next: NextStep::Serve,
             target: None,
-            copy: None,
+            copy: Replica::Known(None),
             is_exclusive: false,
             renew: false,
             term: 0,
@@ -192,15 +190,15 @@ impl Decision {
         Decision { target: self.pinned, ..self }
     }
 
-    fn break_pin(mut self, cause: Cause, policies: &Policies) -> Decision {
-        self.apply_policy(cause, policies);
+    fn break_pin(mut self, cause: Cause, pool: &Pool, policies: &Policies) -> Decision {
+        self.apply_policy(cause, pool, policies);
         self
     }
 
     /// Applies the policy for a pin that does not hold.
-    fn apply_policy(&mut self, cause: Cause, policies: &Policies) {
+    fn apply_policy(&mut self, cause: Cause, pool: &Pool, policies: &Policies) {
         self.cause = Some(cause);
-        self.target = self.copy.take();
+        self.target = self.take_copy(pool, policies);
         (self.verdict, self.next) = match policies.of(cause) {
             _ if self.target.is_some() => (Verdict::Moved, NextStep::Serve),
             Policy::Move => (Verdict::Moved, NextStep::Serve),
@@ -208,6 +206,15 @@ impl Decision {
             Policy::Refuse(refusal) => (Verdict::Refused, NextStep::Refuse(refusal)),
             Policy::Wait(wait) => (Verdict::Moved, NextStep::Wait(wait)),
         };
+    }
+
+    /// Returns the position of a backend that has a copy of the session and can serve it, once.
+    fn take_copy(&mut self, pool: &Pool, policies: &Policies) -> Option<usize> {
+        let copy = match std::mem::replace(&mut self.copy, Replica::Known(None)) {
+            Replica::Presented => self.presented_replica(pool).filter(|replica| self.pinned != Some(*replica)),
+            Replica::Known(copy) => copy,
+        };
+        copy.filter(|copy| blocking_cause(pool, *copy, policies).is_none())
     }
 
     /// Returns whether the request adds a session to the backend at position `index`, if its response has a pin.
@@ -253,7 +260,7 @@ impl Decision {
 
     /// Records that the backend at position `failed` failed this request: the request does not go there again. Under
     /// the policy `move` the session leaves it for good once another backend has answered.
-    pub fn lose_target(&mut self, failed: usize, cause: Cause, policies: &Policies) {
+    pub fn lose_target(&mut self, failed: usize, cause: Cause, pool: &Pool, policies: &Policies) {
         if self.target != Some(failed) || self.is_exclusive {
             return;
         }
@@ -262,14 +269,14 @@ impl Decision {
             // Its own backend still has the session.
             self.resume_on_pinned();
         } else if self.verdict == Verdict::Hit {
-            self.apply_policy(cause, policies);
+            self.apply_policy(cause, pool, policies);
         }
     }
 
     /// Lets the session leave its backend, which can serve it, but releases it.
-    pub fn release(&mut self, policies: &Policies) {
+    pub fn release(&mut self, pool: &Pool, policies: &Policies) {
         if self.verdict == Verdict::Hit && !self.is_exclusive {
-            self.apply_policy(Cause::Draining, policies);
+            self.apply_policy(Cause::Draining, pool, policies);
         }
     }
 

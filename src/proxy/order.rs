@@ -141,7 +141,7 @@ impl<'a> CandidateOrder<'a> {
         }
         self.tried.insert(target);
         if self.has_next() {
-            self.decision.lose_target(target, Cause::Failed, self.rules.policies);
+            self.decision.lose_target(target, Cause::Failed, self.rules.pool, self.rules.policies);
         } else {
             self.tried = TriedBackends::new();
         }
@@ -368,7 +368,7 @@ impl<'a> CandidateOrder<'a> {
 
     fn lose(&mut self, index: usize, failure: Failure) {
         let cause = if failure.fact == Fact::Lost { Cause::Down } else { Cause::Failed };
-        self.decision.lose_target(index, cause, self.rules.policies);
+        self.decision.lose_target(index, cause, self.rules.pool, self.rules.policies);
     }
 
     /// Stops waiting and moves to other backends, if the budget allows it.

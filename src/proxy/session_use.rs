@@ -47,7 +47,7 @@ impl SessionUse {
         } else if let Some(to) = goes_to {
             decision.rebalance_to(to);
         } else {
-            decision.release(&service.affinity.session_policy().policies);
+            decision.release(&service.pool, &service.affinity.session_policy().policies);
         }
     }
 

@@ -55,7 +55,7 @@ fn with_cause(cause: Cause, policies: &Policies) -> (Arc<Pool>, Decision, Option
     let mut decision = decide(lookup, &pool, &session_policy, NOW, 99);
     if cause == Cause::Failed {
         assert_eq!(decision.target(), Some(0));
-        decision.lose_target(0, Cause::Failed, policies);
+        decision.lose_target(0, Cause::Failed, &pool, policies);
     }
     if cause == Cause::Rebalanced {
         decision.rebalance_to(1);
@@ -112,7 +112,7 @@ fn a_rebalanced_session_is_pinned_to_its_new_backend_and_stays_where_it_is_if_th
     assert_eq!((decision.target(), decision.pinned), (Some(1), Some(0)));
     let pin = decision.pin(&pool, 1, NOW).unwrap();
     assert_eq!((&*pin.backend, pin.session, pin.issued), ("b", 5, NOW - 1000));
-    decision.lose_target(1, Cause::Failed, &Policies::default());
+    decision.lose_target(1, Cause::Failed, &pool, &Policies::default());
     assert_eq!((decision.verdict, decision.cause, decision.target()), (Verdict::Hit, None, Some(0)));
     let mut forced = Decision::forced(0, 7);
     forced.rebalance_to(1);
@@ -145,7 +145,7 @@ fn a_request_without_a_pin_is_new_and_an_unpinned_one_has_no_verdict() {
     let none = Decision::unpinned(1);
     assert_eq!((none.verdict, none.pin(&pool, 0, NOW)), (Verdict::None, None));
     let mut forced = Decision::forced(2, 1);
-    forced.lose_target(2, Cause::Failed, &Policies::default());
+    forced.lose_target(2, Cause::Failed, &pool, &Policies::default());
     assert_eq!((forced.verdict, forced.target(), forced.is_exclusive()), (Verdict::None, Some(2), true));
 }
 
@@ -153,9 +153,9 @@ fn a_request_without_a_pin_is_new_and_an_unpinned_one_has_no_verdict() {
 fn a_moved_session_keeps_its_id_and_age_and_names_its_new_backend() {
     let (pool, policies) = (pool(), Policies::default());
     let mut decision = judge(&pool, pin(&pool, "a"));
-    decision.lose_target(1, Cause::Failed, &policies);
+    decision.lose_target(1, Cause::Failed, &pool, &policies);
     assert_eq!(decision.verdict, Verdict::Hit, "another backend's failure changes nothing");
-    decision.lose_target(0, Cause::Failed, &policies);
+    decision.lose_target(0, Cause::Failed, &pool, &policies);
     assert_eq!((decision.verdict, decision.cause, decision.target()), (Verdict::Moved, Some(Cause::Failed), None));
     let moved = decision.pin(&pool, 2, NOW).unwrap();
     assert_eq!((moved.session, moved.issued, &*moved.backend), (5, NOW - 1000, "c"));
@@ -178,14 +178,14 @@ fn a_borrowed_session_keeps_its_pin_alive() {
 fn a_request_that_has_waited_is_a_hit_if_its_backend_returns_and_moves_if_not() {
     let mut policies = Policies::default();
     policies.set(Cause::Down, Policy::Wait(WaitPolicy::default()));
-    let (_, decision, _) = with_cause(Cause::Down, &policies);
+    let (pool, decision, _) = with_cause(Cause::Down, &policies);
     let (mut hit, mut moved) = (decision.clone(), decision);
     hit.resume_on_pinned();
     assert_eq!((hit.verdict, hit.cause, hit.target(), hit.next), (Verdict::Hit, None, Some(0), NextStep::Serve));
     moved.stop_waiting();
     assert_eq!((moved.verdict, moved.cause, moved.target()), (Verdict::Moved, Some(Cause::Down), None));
     assert_eq!(moved.next, NextStep::Serve);
-    hit.lose_target(0, Cause::Failed, &policies);
+    hit.lose_target(0, Cause::Failed, &pool, &policies);
     assert_eq!(hit.next, NextStep::Wait(WaitPolicy::default()), "the policy for `down` applies to `failed`");
 }
 
@@ -239,7 +239,7 @@ fn a_session_whose_pin_names_a_replica_moves_there_first_whatever_the_policy() {
         };
         let mut failed = judge("c");
         assert_eq!((failed.verdict, failed.target()), (Verdict::Hit, Some(0)));
-        failed.lose_target(0, Cause::Failed, &all);
+        failed.lose_target(0, Cause::Failed, &pool, &all);
         assert_eq!((failed.verdict, failed.target()), (Verdict::Moved, Some(2)), "{policy:?}");
 
         pool.backend(0).live().set_state(AdminState::Maintenance);
