@@ -19,8 +19,9 @@ mod store;
 mod stores;
 mod totals;
 mod version;
+mod view;
 
-pub use entry::{Entry, Fetch, InFlight, Leaving, Offer, Preparation, View};
+pub use entry::{Entry, Fetch, InFlight, Leaving, Offer, Preparation};
 pub use fields::NewState;
 pub use holder::Holder;
 pub use outcome::CopyOutcome;
@@ -35,3 +36,4 @@ pub use shared_state::{Fetched, SharedSaved, SharedState};
 pub use store::CopyStore;
 pub use stores::CopyStores;
 pub use version::Version;
+pub use view::View;

@@ -264,5 +264,5 @@ fn take_in_copy(pool: &Pool, store: &CopyStore, part: &CopyPart, bytes: Bytes) {
     if part.current_term > part.term {
         entry.note_pin(part.current_term, None);
     }
-    store.stored(session);
+    store.stored(session, Some(&entry));
 }

@@ -2,7 +2,7 @@
 //! Invariant: a copy is there exactly while the rules say that it is held; each waiting request is woken at each change.
 //! Must not know: how entries are found or evicted, how a copy is given.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use super::rules::{self, BeforeRequest, Claim, Given, Known, Saved, Session, Wai
 use super::shared_state::{Fetched, SharedState};
 use super::totals::Totals;
 use super::version::Version;
+use super::view::View;
 
 /// What a store holds of one session.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Entry {
     used: AtomicU64,
     /// When a shared store was last notified of a use.
     shared_at: AtomicU64,
+    /// It is among the sessions with a state.
+    is_listed: AtomicBool,
     totals: Arc<Totals>,
 }
 
@@ -94,25 +97,6 @@ pub struct Fetch {
 #[derive(Debug)]
 pub struct Leaving(Arc<Entry>);
 
-/// What is held of a session, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct View {
-    /// The newest known version.
-    pub version: Version,
-    /// The current term.
-    pub term: u32,
-    /// The session has ended.
-    pub dropped: bool,
-    /// A copy is held.
-    pub is_held: bool,
-    /// The length of the copy.
-    pub bytes: usize,
-    /// When the copy was saved, in seconds since the Unix epoch.
-    pub saved_at: u64,
-    /// The server that holds the session.
-    pub holder: Option<Holder>,
-}
-
 impl Entry {
     pub(super) fn new(session: Session, now: u64, lifetime: u64, totals: &Arc<Totals>) -> Entry {
         totals.add_entry(ENTRY_BYTES);
@@ -122,6 +106,7 @@ impl Entry {
             state: Mutex::new(state),
             used: AtomicU64::new(now),
             shared_at: AtomicU64::new(now),
+            is_listed: AtomicBool::new(false),
             totals: Arc::clone(totals),
         }
     }
@@ -144,6 +129,15 @@ impl Entry {
             self.shared_at.store(now, Ordering::Relaxed);
         }
         is_due
+    }
+
+    /// Notes that it is among the sessions with a state, where it stays.
+    pub(super) fn set_listed(&self) {
+        self.is_listed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.is_listed.load(Ordering::Relaxed)
     }
 
     pub(super) fn used(&self) -> u64 {

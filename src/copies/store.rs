@@ -118,14 +118,17 @@ impl CopyStore {
         entry
     }
 
-    /// Notes that a state of the session was stored, and evicts others if that takes too much memory.
-    pub fn stored(&self, session: SessionRef) {
-        let shard = self.shard(session);
-        let mut entries = shard.lock();
-        if entries.find(session).is_some() {
-            shard.note_oldest(&entries);
+    /// Notes that a state of the session was stored, whose entry this is if it is known, and evicts others if that takes
+    /// too much memory.
+    pub fn stored(&self, session: SessionRef, entry: Option<&Entry>) {
+        // Its request has found it a moment ago: only the first state moves it to another list.
+        if !entry.is_some_and(Entry::is_listed) {
+            let shard = self.shard(session);
+            let mut entries = shard.lock();
+            if entries.find(session).is_some() {
+                shard.note_oldest(&entries);
+            }
         }
-        drop(entries);
         self.changes.announce(session);
         self.evict_excess();
     }
@@ -276,6 +279,7 @@ impl Entries {
         if has_moved {
             self.list(List::Blank).pop(&session);
             self.list(List::Known).put(session, Arc::clone(&entry));
+            entry.set_listed();
         }
         Some((entry, has_moved))
     }
@@ -326,7 +330,7 @@ mod tests {
         let bytes = Bytes::from(vec![7; length]);
         let version = Version { term: request.claim().term, seq: request.claim().seq.unwrap_or(0) + 1 };
         entry.take(request.claim(), NewState::Save { version, ttl: Some(100), bytes }, now, store.lifetime());
-        store.stored(of(n));
+        store.stored(of(n), Some(&entry));
     }
 
     fn has(store: &CopyStore, n: u64) -> bool {

@@ -93,7 +93,7 @@ impl RequestCopies<'_> {
             place.as_ref().map_or(Saved::Stored, |entry| entry.take(claim, new, now, self.copies.store().lifetime()));
         self.to_place = copy.filter(|_| saved == Saved::Stored).map(|copy| NewCopy { known, ..copy });
         self.entry = place.or(self.entry.take());
-        self.copies.store().stored(self.session);
+        self.copies.store().stored(self.session, self.entry.as_deref());
         match (saved, defect) {
             (Saved::Stored, None) => {
                 self.copies.count(thread.index, event);
