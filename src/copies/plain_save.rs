@@ -26,7 +26,8 @@ pub(super) struct PlainSave {
 /// the request takes in user space.
 pub(super) fn read(value: &[u8], max: usize) -> Option<PlainSave> {
     let value = value.strip_prefix(b":")?;
-    let (text, parameters) = value.split_at_checked(memchr::memchr(b':', value)?)?;
+    // The parameters are much shorter than the copy.
+    let (text, parameters) = value.split_at_checked(memchr::memrchr(b':', value)?)?;
     if text.len() / 4 > max / 3 + 1 {
         return None;
     }
