@@ -9,6 +9,7 @@ use http::header::HeaderValue;
 use super::fields;
 use super::rules::Claim;
 use super::session_ref::SessionRef;
+use super::version::Version;
 
 /// Remembers the last session of a client connection. A hash and a field are then computed once a connection, and not
 /// with each request.
@@ -42,12 +43,26 @@ impl SessionCache {
 
     /// Returns the `Linchpin-Session` of a request that claims this.
     pub fn field(&mut self, session: SessionRef, claim: &Claim) -> Option<HeaderValue> {
-        let state = (claim.term, claim.seq, claim.dropped);
+        self.remember(session, (claim.term, claim.seq, claim.dropped), || fields::session(session, claim))
+    }
+
+    /// Returns the `Linchpin-Session` of a request that gives or drops a copy. The session's next request claims the same.
+    pub fn field_of_copy(&mut self, session: SessionRef, version: Version) -> Option<HeaderValue> {
+        let state = (version.term, Some(version.seq), false);
+        self.remember(session, state, || fields::session_of_copy(session, version))
+    }
+
+    fn remember(
+        &mut self,
+        session: SessionRef,
+        state: State,
+        write: impl FnOnce() -> Option<HeaderValue>,
+    ) -> Option<HeaderValue> {
         let cached = self.0.get_or_insert_default();
         match &cached.field {
             Some((known, known_state, field)) if *known == session && *known_state == state => Some(field.clone()),
             _ => {
-                let field = fields::session(session, claim)?;
+                let field = write()?;
                 cached.field = Some((session, state, field.clone()));
                 Some(field)
             }
@@ -77,6 +92,9 @@ mod tests {
         });
         for claim in claims.iter().flat_map(|claim| [claim, claim]) {
             for of in [session, another, session] {
+                assert_eq!(cache.field(of, claim), fields::session(of, claim), "{claim:?}");
+                let version = Version { term: claim.term, seq: claim.seq.unwrap_or(1) };
+                assert_eq!(cache.field_of_copy(of, version), fields::session_of_copy(of, version), "{version:?}");
                 assert_eq!(cache.field(of, claim), fields::session(of, claim), "{claim:?}");
             }
         }

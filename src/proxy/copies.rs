@@ -27,7 +27,7 @@ use crate::affinity::{Cause, Decision, SessionKey, Verdict};
 use crate::clock;
 use crate::copies::{
     Claim, CopyEvent, CopyOutcome, Entry, Given, Hold, Holder, InFlight, Offer, PoolCopies, Preparation, Refusal,
-    Session, SessionRef, SharedLink, Wait, fields,
+    Session, SessionRef, SharedLink, Version, Wait, fields,
 };
 use crate::upstream::{Fact, Failure, PoolKey};
 use wait_bound::WaitBound;
@@ -285,6 +285,11 @@ impl<'a> RequestCopies<'a> {
         self.client.session_cache.borrow_mut().field(self.session, claim)
     }
 
+    /// Returns the field that says of a copy whose it is, and which one.
+    fn field_of_copy(&self, version: Version) -> Option<HeaderValue> {
+        self.client.session_cache.borrow_mut().field_of_copy(self.session, version)
+    }
+
     /// Prepares an attempt on the backend at `index` that has more to do than to be sent: waits for the session's
     /// requests elsewhere and for running hand-overs, and gives the copy.
     ///
@@ -343,14 +348,10 @@ impl<'a> RequestCopies<'a> {
         index: usize,
         offer: Offer,
     ) -> Result<(), Failure> {
-        let (bytes, left) = (offer.bytes().clone(), offer.left());
-        let copy = CopyRequest {
-            session: self.session,
-            version: offer.version(),
-            role: Role::Primary,
-            bytes: Some(&bytes),
-            host: request.host(),
-        };
+        let (version, bytes, left) = (offer.version(), offer.bytes().clone(), offer.left());
+        let field = self.field_of_copy(version);
+        let copy =
+            CopyRequest { field: field.as_ref(), role: Role::Primary, bytes: Some(&bytes), host: request.host() };
         let rules = GiveRules::of(exchange, self.service, self.copies.settings().handover, exchange.total_deadline());
         let end = give::give(thread, self.service, index, &copy, rules, exchange.wait_deadline()).await;
         if !matches!(end, GiveEnd::Failed(_)) {
@@ -360,7 +361,7 @@ impl<'a> RequestCopies<'a> {
         let left = left.filter(|_| given == Given::Taken);
         let departure = left.zip(self.entry.as_ref()).map(|(left, entry)| Departure {
             session: self.session,
-            version: copy.version,
+            version,
             left,
             leaving: entry.leave(),
         });

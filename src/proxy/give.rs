@@ -19,7 +19,7 @@ use super::stale::{AttemptEnd, is_stale};
 use super::thread::ThreadState;
 use crate::clock::{self, Deadline};
 use crate::copies::fields::{self, PATH};
-use crate::copies::{Given, Refusal, SessionRef, Version};
+use crate::copies::{Given, Refusal, Version};
 use crate::pool::Backend;
 use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, to_http2};
 
@@ -44,8 +44,8 @@ impl Role {
 /// A copy, and what the request that carries it says.
 #[derive(Clone, Copy)]
 pub(super) struct CopyRequest<'a> {
-    pub(super) session: SessionRef,
-    pub(super) version: Version,
+    /// The session and the version, as a `Linchpin-Session`.
+    pub(super) field: Option<&'a HeaderValue>,
     pub(super) role: Role,
     /// `None` if the session has ended at this version.
     pub(super) bytes: Option<&'a Bytes>,
@@ -116,7 +116,8 @@ pub(super) async fn give(
             Some(connection) => connection,
             None => {
                 deadline.set((clock::now() + rules.connect).min(rules.until));
-                match open::open(thread, service, backend, rules.key(), deadline, is_lost).await {
+                // Boxed, or the future of each save would have room for something that few do.
+                match Box::pin(open::open(thread, service, backend, rules.key(), deadline, is_lost)).await {
                     Ok(connection) => connection,
                     Err(failure) => return GiveEnd::Failed(failure),
                 }
@@ -189,8 +190,8 @@ fn request(copy: &CopyRequest<'_>, backend: &Backend) -> Request<RequestBody> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         headers.insert(fields::ROLE, copy.role.value());
     }
-    if let Some(field) = fields::session_of_copy(copy.session, copy.version) {
-        headers.insert(fields::SESSION, field);
+    if let Some(field) = copy.field {
+        headers.insert(fields::SESSION, field.clone());
     }
     request
 }

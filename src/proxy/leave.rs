@@ -10,7 +10,7 @@ use super::exchange::Exchange;
 use super::give::{self, CopyRequest, GiveRules, Role};
 use super::snapshot::Service;
 use crate::clock;
-use crate::copies::{Holder, Leaving, PoolCopies, SessionRef, Version};
+use crate::copies::{Holder, Leaving, PoolCopies, SessionRef, Version, fields};
 
 /// How many ends a thread has under way. Above that, a request waits for its own.
 const MAX_AT_ONCE: usize = 256;
@@ -47,7 +47,8 @@ pub(super) async fn end_at(
     let end = async move {
         let (_leaving, _counted) = (leaving, counted);
         let Some(service) = view.service(pool) else { return };
-        let end = CopyRequest { session, version, role: Role::Primary, bytes: None, host: host.as_ref() };
+        let field = fields::session_of_copy(session, version);
+        let end = CopyRequest { field: field.as_ref(), role: Role::Primary, bytes: None, host: host.as_ref() };
         let deadline = thread.deadlines.deadline();
         // Whether it succeeds changes nothing for the session's requests.
         give::give(&thread, service, index, &end, rules, &deadline).await;

@@ -51,7 +51,8 @@ pub(super) struct Placement<'a> {
     pub(super) number: u64,
     /// The position of the backend that sent the state.
     pub(super) holder: usize,
-    pub(super) version: Version,
+    /// The session and the version, as a `Linchpin-Session`.
+    pub(super) field: Option<&'a HeaderValue>,
     /// `None` if the session has ended.
     pub(super) bytes: Option<&'a Bytes>,
     /// The backends that had the state before.
@@ -59,14 +60,21 @@ pub(super) struct Placement<'a> {
     pub(super) host: Option<&'a HeaderValue>,
 }
 
-/// Places a state on as many other backends as the pool wants, for as long as a hand-over may take in all. Returns their
-/// positions, the session's next one first.
+/// Where a state was placed.
+pub(super) struct Placed {
+    /// The position of the session's next backend.
+    pub(super) first: Option<usize>,
+    /// All of them.
+    pub(super) replicas: Vec<Holder>,
+}
+
+/// Places a state on as many other backends as the pool wants, for as long as a hand-over may take in all.
 pub(super) async fn place(
     thread: &ThreadState,
     exchange: &Exchange,
     service: &Service,
     placement: &Placement<'_>,
-) -> Vec<usize> {
+) -> Placed {
     let handover = placement.copies.settings().handover;
     let rules = GiveRules::of(exchange, service, handover, clock::now() + handover);
     let mut tried = TriedBackends::new();
@@ -85,15 +93,18 @@ pub(super) async fn place(
                 (index, place_on(thread, service, index, placement, rules, &deadline).await)
             });
             let placed = futures_util::stream::iter(places).buffered(MAX_AT_ONCE);
-            placed.filter_map(|(index, is_taken)| std::future::ready(is_taken.then_some(index))).collect().await
+            let taken = placed.filter_map(|(index, is_taken)| std::future::ready(is_taken.then_some(index)));
+            let taken: Vec<_> = taken.collect().await;
+            let replicas = taken.iter().map(|index| Holder::of(service.pool.backend(*index))).collect();
+            Placed { first: taken.first().copied(), replicas }
         }
         Hold::Balancer | Hold::Secondary => {
             for index in order.take(MAX_ATTEMPTS) {
                 if place_on(thread, service, index, placement, rules, exchange.wait_deadline()).await {
-                    return vec![index];
+                    return Placed { first: Some(index), replicas: vec![Holder::of(service.pool.backend(index))] };
                 }
             }
-            Vec::new()
+            Placed { first: None, replicas: Vec::new() }
         }
     }
 }
@@ -107,13 +118,8 @@ async fn place_on(
     rules: GiveRules,
     deadline: &Deadline,
 ) -> bool {
-    let copy = CopyRequest {
-        session: placement.session,
-        version: placement.version,
-        role: Role::Secondary,
-        bytes: placement.bytes,
-        host: placement.host,
-    };
+    let Placement { field, bytes, host, .. } = *placement;
+    let copy = CopyRequest { field, role: Role::Secondary, bytes, host };
     let end = give::give(thread, service, index, &copy, rules, deadline).await;
     // A newer state is as good: it holds whatever this one says.
     let is_taken = matches!(end, GiveEnd::Response(StatusCode::NO_CONTENT | StatusCode::CONFLICT, _));
@@ -164,9 +170,8 @@ mod tests {
         let known = [Holder::of(pool.backend(3))];
         let order_of = |number: u64, known: &[Holder], bytes: Option<&Bytes>| {
             let session = SessionRef::new("app", b"1");
-            let version = Version { term: 1, seq: 1 };
             let placement =
-                Placement { copies: &copies, session, number, holder: 0, version, bytes, known, host: None };
+                Placement { copies: &copies, session, number, holder: 0, field: None, bytes, known, host: None };
             let (mut tried, mut all) = (TriedBackends::new(), Vec::new());
             tried.insert(placement.holder);
             while let Some(index) = next(&pool, &placement, &tried) {

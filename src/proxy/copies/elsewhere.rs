@@ -7,12 +7,12 @@ use std::future::poll_fn;
 use super::super::attempt::UpstreamRequest;
 use super::super::error::ProxyError;
 use super::super::exchange::Exchange;
-use super::super::replicate::{self, NewCopy, Placement};
+use super::super::replicate::{self, NewCopy, Placed, Placement};
 use super::super::thread::ThreadState;
 use super::super::wait;
 use super::RequestCopies;
 use crate::clock;
-use crate::copies::{Fetch, Fetched, Holder, Refusal, SharedSaved, SharedState, Version};
+use crate::copies::{Fetch, Fetched, Refusal, SharedSaved, SharedState, Version};
 
 impl RequestCopies<'_> {
     /// Asks the shared store for the newest state, perhaps with the term of a hand-over to the backend at `index`.
@@ -91,27 +91,29 @@ impl RequestCopies<'_> {
         copy: NewCopy,
     ) -> Result<(), ProxyError> {
         let NewCopy { version, bytes, known } = copy;
+        let field = self.field_of_copy(version);
         let placement = Placement {
             copies: self.copies,
             session: self.session,
             number: self.number,
             holder: index,
-            version,
+            field: field.as_ref(),
             bytes: bytes.as_ref(),
             known: &known,
             host: request.host(),
         };
-        let taken = replicate::place(thread, exchange, self.service, &placement).await;
-        self.replica = Some(taken.first().copied());
+        let Placed { first, replicas } = replicate::place(thread, exchange, self.service, &placement).await;
+        self.replica = Some(first);
         if bytes.is_none() {
             return Ok(());
         }
-        if taken.is_empty() {
+        if first.is_none() {
             self.refused(thread, index, Refusal::NotPlaced, None);
             return if self.copies.settings().required { Err(ProxyError::NotCopied) } else { Ok(()) };
         }
-        let replicas: Vec<_> = taken.iter().map(|index| Holder::of(self.service.pool.backend(*index))).collect();
-        self.entry.iter().for_each(|entry| entry.placed(version, replicas.clone()));
+        if let Some(entry) = &self.entry {
+            entry.placed(version, replicas);
+        }
         Ok(())
     }
 }
