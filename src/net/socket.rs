@@ -170,6 +170,15 @@ impl Socket {
         prefetched.map(drop)
     }
 
+    /// Prefetches what the kernel has now, also if the event loop has not reported it yet: the next read returns that. It
+    /// costs a system call.
+    pub fn prefetch_now(&self) {
+        let _ = self.0.with(|raw| {
+            self.0.read.prefetch_now(raw);
+            Ok(())
+        });
+    }
+
     /// Passes the prefetched bytes to `look`, and leaves them to be read.
     pub fn peek_prefetched<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
         self.0.read.peek_prefetched(look)

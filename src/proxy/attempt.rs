@@ -266,7 +266,14 @@ pub(super) async fn attempt(
             None
         };
         let mut connection: PooledConnection<RequestBody> = match idle {
-            Some(connection) => connection,
+            Some(connection) => {
+                // Once it is written it can't be sent again, if the backend has just died: the event loop may have read
+                // the request before it could report that.
+                if !upstream_request.repeatable {
+                    connection.notice_close();
+                }
+                connection
+            }
             None => {
                 limit.set((clock::now() + timeouts.connect).min(deadline));
                 let is_lost = || backend.live().times_lost() != losses && order.has_next();

@@ -27,6 +27,10 @@ impl BackendStream {
         BackendStream { stream, write_error: None }
     }
 
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
     pub(super) fn into_stream(self) -> Stream {
         self.stream
     }

@@ -41,6 +41,14 @@ where
         }
     }
 
+    /// Learns whether the backend has closed the connection, also if the event loop has not reported that yet. That costs
+    /// a system call. A shared connection learns it from its own task.
+    pub fn notice_close(&self) {
+        if let PooledConnection::Http1(connection) = self {
+            connection.notice_close();
+        }
+    }
+
     /// Returns how long connecting took, and zero for a shared connection, which does not know.
     pub fn connect_time(&self) -> Duration {
         match self {

@@ -58,6 +58,11 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Http1Connection<B> {
         Rc::clone(&self.sent)
     }
 
+    /// Learns whether the backend has closed the connection, also if the event loop has not reported that yet.
+    pub(super) fn notice_close(&self) {
+        self.connection.stream().stream().socket().prefetch_now();
+    }
+
     /// Returns how long connecting took.
     pub(super) fn connect_time(&self) -> Duration {
         self.connect_time
@@ -183,6 +188,44 @@ mod tests {
             };
             assert!(answered, "{spent}");
         }
+    }
+
+    #[test]
+    fn a_close_is_noticed_before_the_event_loop_reports_it() {
+        use std::io::{Read, Write};
+        use tokio::runtime::{Builder, LocalOptions};
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            tokio::task::spawn_local(crate::net::run_batcher());
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = Address::Tcp(listener.local_addr().unwrap());
+            let access = Access { settings: Settings::default(), tls: None };
+            let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
+            let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
+            let (mut backend, _) = listener.accept().unwrap();
+            backend.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            // From the third response on, the batcher reads for the connection.
+            for _ in 0..4 {
+                let request = || Request::builder().uri("/").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
+                let mut response = std::pin::pin!(connection.send_request(request, |_, _| {}, |_| Poll::Pending));
+                std::future::poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx).is_pending())).await;
+                tokio::task::yield_now().await;
+                let _ = backend.read(&mut [0; 1024]).unwrap();
+                backend.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+                assert!(response.await.is_ok());
+            }
+            let cx = &mut Context::from_waker(Waker::noop());
+            connection.notice_close();
+            assert!(connection.is_ready(cx), "it is open");
+            drop(backend);
+            // No task runs from here on, and the event loop reports nothing.
+            assert!(connection.is_ready(cx));
+            let begun = std::time::Instant::now();
+            while connection.is_ready(cx) && begun.elapsed() < Duration::from_secs(10) {
+                connection.notice_close();
+            }
+            assert!(!connection.is_ready(cx));
+        });
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! Must not know: what was prefetched or queued.
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Take};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -56,6 +57,15 @@ impl RawSocket {
                 Pin::new(stream).poll_read(cx, buffer)
             }
         }
+    }
+
+    /// Reads without waiting for the event loop to report that there is something.
+    pub(super) fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let socket = match self {
+            RawSocket::Tcp(stream) => SockRef::from(stream.get_ref()),
+            RawSocket::Unix(stream) => SockRef::from(stream.get_ref()),
+        };
+        (&*socket).read(buffer)
     }
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,7 +3,7 @@
 //! Must not know: what there is to write.
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::ReadBuf;
@@ -166,6 +166,27 @@ impl ReadSide {
             read_buffers::release(buffer);
         }
         poll
+    }
+
+    /// Prefetches what the kernel has, also if the event loop has not reported it yet.
+    pub(super) fn prefetch_now(&self, raw: &RawSocket) {
+        if self.prefetched.borrow().is_some() {
+            return;
+        }
+        let mut buffer = read_buffers::acquire();
+        let prefetched = match raw.read_now(&mut buffer) {
+            Ok(to @ 1..) => Prefetched::Bytes { buffer, from: 0, to },
+            ended => {
+                read_buffers::release(buffer);
+                match ended {
+                    Ok(_) => Prefetched::End,
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+                    Err(error) => Prefetched::Failed(error),
+                }
+            }
+        };
+        self.prefetched.replace(Some(prefetched));
+        self.wake_reader();
     }
 
     /// Passes the prefetched bytes to `look`, and leaves them to be read.

@@ -109,6 +109,11 @@ where
         }
     }
 
+    /// Returns the stream.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Returns the number of bytes that were read so far.
     pub fn received(&self) -> u64 {
         self.received
