@@ -192,6 +192,64 @@ mod tests {
     use super::super::{CopyStores, Session, SharedCommand, StoreAddress};
     use super::*;
 
+    /// Every reason, in the order of the names.
+    const REFUSALS: [Refusal; Refusal::NAMES.len()] = [
+        Refusal::StaleTerm,
+        Refusal::StaleSeq,
+        Refusal::TooLong,
+        Refusal::Malformed,
+        Refusal::NotAuthentic,
+        Refusal::Newer,
+        Refusal::NoMiddleware,
+        Refusal::Status,
+        Refusal::Late,
+        Refusal::Broken,
+        Refusal::NotPlaced,
+        Refusal::HandOver,
+        Refusal::WantedTwice,
+        Refusal::BodyNotKept,
+        Refusal::SharedStore,
+    ];
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_refusal_is_counted_by_its_own_name_and_logged_once_with_what_to_do() {
+        let copies = CopyStores::default().open(&"app".into(), &Settings::default(), 400, 1);
+        let session = SessionRef::new("app", b"1");
+        for (at, why) in REFUSALS.into_iter().enumerate() {
+            let log = Log::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::DEBUG)
+                .with_writer(move || writer.clone())
+                .with_ansi(false)
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                (0..3).for_each(|_| copies.refused(0, why, session, "a", Some(500)));
+            });
+            let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            let is_for_debugging = why == Refusal::StaleSeq;
+            assert_eq!(text.lines().count(), if is_for_debugging { 3 } else { 1 }, "{text}");
+            let is_named = text.contains(&format!("reason=\"{}\"", why.as_str()));
+            assert!(text.contains(why.explanation()) && (is_named || is_for_debugging), "{text}");
+            let counted: Vec<_> = copies.counters().refusals().filter(|(_, times)| *times > 0).collect();
+            assert_eq!((counted.len(), counted[at]), (at + 1, (why.as_str(), 3)), "{why:?}");
+        }
+    }
+
     #[test]
     fn a_session_in_use_is_touched_in_the_shared_store_once_in_a_quarter_of_its_life() {
         let mut stores = CopyStores::default();

@@ -1,6 +1,8 @@
 //! A browser: it keeps its routing cookie and the application's session cookie, uses a new connection for each request,
 //! and may use another Linchpin each time.
 
+use std::net::SocketAddr;
+
 use super::session_app::SessionApp;
 use super::{Client, Proxy, Response};
 
@@ -13,7 +15,11 @@ pub struct Browser {
 impl Browser {
     /// Connects, with its cookies.
     pub async fn client(&self, proxy: &Proxy) -> Client {
-        let mut client = proxy.client().await;
+        self.client_of(proxy.address()).await
+    }
+
+    async fn client_of(&self, address: SocketAddr) -> Client {
+        let mut client = Client::connect(address).await;
         let sid = self.sid.as_ref().map(|sid| format!("SID={sid}"));
         let cookies: Vec<String> = self.pin.iter().cloned().chain(sid).collect();
         client.pin = (!cookies.is_empty()).then(|| cookies.join("; "));
@@ -47,6 +53,13 @@ impl Browser {
 
     pub async fn send(&mut self, proxy: &Proxy, method: &str, path: &str) -> Response {
         self.send_body(proxy, method, path, b"").await
+    }
+
+    /// Sends a request to a Linchpin that is a process of its own.
+    pub async fn send_to(&mut self, address: SocketAddr, method: &str, path: &str) -> Response {
+        let response = self.client_of(address).await.request(method, path, "", b"").await;
+        self.keep(&response);
+        response
     }
 
     /// Adds one to the count of its session.
