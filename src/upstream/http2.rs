@@ -3,6 +3,7 @@
 //! Must not know: when to give up, which its caller's `watch` decides.
 
 mod keep_alive;
+mod nonempty_frames;
 
 use std::cell::Cell;
 use std::error::Error;
@@ -29,6 +30,7 @@ use crate::clock;
 use crate::http2::{BodySender, PacedBody, StreamBody};
 use crate::reason;
 use keep_alive::KeepAlive;
+use nonempty_frames::NonemptyFrames;
 
 /// The most requests on one connection at once. Most servers allow this many; more would wait for each other.
 const MAX_STREAMS: usize = 100;
@@ -123,7 +125,7 @@ impl Http2Connection {
             .max_local_error_reset_streams(Some(MAX_STREAM_ERRORS))
             .initial_max_send_streams(UNKNOWN)
             .enable_push(false);
-        let (sender, mut connection) = http.handshake(stream).await?;
+        let (sender, mut connection) = http.handshake(NonemptyFrames::new(stream)).await?;
         // The backend's SETTINGS come first (RFC 9113 §3.4). Without them a burst of requests would take more streams than
         // it allows, and those that it refuses could leave it for another backend.
         std::future::poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {

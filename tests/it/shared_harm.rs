@@ -79,6 +79,26 @@ async fn a_page_that_arrives_byte_by_byte_ends_no_connection() {
 }
 
 #[tokio::test]
+async fn a_page_with_any_number_of_empty_frames_ends_no_connection() {
+    let (listener, builder) = before().await;
+    let proxy = builder.start();
+    let (mut reader, mut other) = (Client::connect(proxy.listener(1)).await, Client::connect(proxy.listener(1)).await);
+    reader.send(b"GET /flushes HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut backend = soon("a connection", Frames::accept(&listener)).await;
+    let page = requests(&mut backend, 1).await[0];
+    other.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let stream = requests(&mut backend, 1).await[0];
+    backend.fields(0, page, &[(":status", "200")]).await;
+    for byte in [b"x"; 300] {
+        backend.send(DATA, 0, page, b"").await;
+        backend.send(DATA, 0, page, byte).await;
+    }
+    backend.send(DATA, END_STREAM, page, b"").await;
+    assert_eq!(soon("the page", reader.response()).await.body.len(), 300);
+    is_served(&mut backend, stream, &mut other).await;
+}
+
+#[tokio::test]
 async fn clients_of_http_2_that_read_no_events_end_no_connection_to_the_backend() {
     let (listener, builder) = before().await;
     let proxy = builder.start();
