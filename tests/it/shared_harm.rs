@@ -220,7 +220,7 @@ async fn a_response_that_is_no_http_is_a_502_and_its_request_is_not_sent_again()
     let others = requests(&mut backend, 1).await[0];
     client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let stream = requests(&mut backend, 1).await[0];
-    backend.fields(0, stream, &[(":status", "200"), ("Upper-Case", "is malformed")]).await;
+    backend.fields(0, stream, &[(":status", "200"), ("connection", "close")]).await;
     assert_eq!(client.response().await.status, 502);
     let (kind, stream, _) = backend.await_kind(&[HEADERS, RST_STREAM, GOAWAY]).await;
     assert_eq!(kind, RST_STREAM, "{stream}");
