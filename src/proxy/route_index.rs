@@ -42,10 +42,16 @@ impl HostMatch {
 /// specific host, then the longer prefix; of routes that match the same requests, the first that was inserted.
 #[derive(Debug, Default)]
 pub(super) struct RouteIndex {
-    scopes: HashMap<Scope, Hosts>,
+    /// Those with a listener first, then those with a scheme: few enough to look at each.
+    scopes: Vec<(Scope, Hosts)>,
 }
 
-type Scope = (Option<usize>, Option<bool>);
+/// Which requests a group of routes matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scope {
+    listener: Option<usize>,
+    is_secure: Option<bool>,
+}
 
 #[derive(Debug, Default)]
 struct Hosts {
@@ -72,9 +78,18 @@ impl RouteIndex {
             None => vec![None],
         };
         for listener in listeners {
-            let hosts = self.scopes.entry((listener, matches.is_secure)).or_default();
-            hosts.prefixes_of(&matches.host).insert(&matches.prefix, position);
+            let scope = Scope { listener, is_secure: matches.is_secure };
+            self.hosts_of(scope).prefixes_of(&matches.host).insert(&matches.prefix, position);
         }
+    }
+
+    fn hosts_of(&mut self, scope: Scope) -> &mut Hosts {
+        let at = self.scopes.iter().position(|(other, _)| *other == scope).unwrap_or_else(|| {
+            let at = self.scopes.partition_point(|(other, _)| other.rank() >= scope.rank());
+            self.scopes.insert(at, (scope, Hosts::default()));
+            at
+        });
+        &mut self.scopes[at].1
     }
 
     /// Finds the position of the route for a request to `host` (without port, in any case) and `path`.
@@ -83,8 +98,18 @@ impl RouteIndex {
             true => Cow::Owned(host.to_ascii_lowercase()),
             false => Cow::Borrowed(host),
         };
-        let scopes = [(Some(listener), Some(is_secure)), (Some(listener), None), (None, Some(is_secure)), (None, None)];
-        scopes.iter().filter_map(|scope| self.scopes.get(scope)).find_map(|hosts| hosts.find(&host, path))
+        let mut scopes = self.scopes.iter().filter(|(scope, _)| scope.matches(listener, is_secure));
+        scopes.find_map(|(_, hosts)| hosts.find(&host, path))
+    }
+}
+
+impl Scope {
+    fn rank(self) -> (bool, bool) {
+        (self.listener.is_some(), self.is_secure.is_some())
+    }
+
+    fn matches(self, listener: usize, is_secure: bool) -> bool {
+        self.listener.is_none_or(|only| only == listener) && self.is_secure.is_none_or(|only| only == is_secure)
     }
 }
 
