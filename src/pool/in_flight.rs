@@ -2,16 +2,18 @@
 //! Invariant: each count is given back, on the thread that counted, however the request ends.
 //! Must not know: what the counts decide.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::live::{Live, Shard};
 
 /// A request in flight on a backend, from its choice to the last byte of the response: the only place that counts
-/// `active`.
+/// `active`. `L` is how it keeps the backend's state: an `Arc` of its own would be a write, for each request, to a count
+/// that all threads share.
 #[derive(Debug)]
-pub struct InFlight {
-    live: Arc<Live>,
+pub struct InFlight<L: Borrow<Arc<Live>> = Arc<Live>> {
+    live: L,
     thread: usize,
     adds_session: bool,
     is_tunnel: bool,
@@ -20,7 +22,14 @@ pub struct InFlight {
 impl InFlight {
     /// Counts one more request on `thread`, which must be the calling thread.
     pub fn on(live: &Arc<Live>, thread: usize) -> InFlight {
-        let this = InFlight { live: Arc::clone(live), thread, adds_session: false, is_tunnel: false };
+        InFlight::begin(Arc::clone(live), thread)
+    }
+}
+
+impl<L: Borrow<Arc<Live>>> InFlight<L> {
+    /// Counts one more request on `thread`, which must be the calling thread.
+    pub fn begin(live: L, thread: usize) -> InFlight<L> {
+        let this = InFlight { live, thread, adds_session: false, is_tunnel: false };
         this.add(1, |shard| &shard.active);
         this
     }
@@ -36,8 +45,9 @@ impl InFlight {
     pub fn session_known(&mut self) {
         if std::mem::take(&mut self.adds_session) {
             self.add(u32::MAX, |shard| &shard.adding);
-            if self.live.has_session_limit() {
-                self.live.changed();
+            let live = self.live.borrow();
+            if live.has_session_limit() {
+                live.changed();
             }
         }
     }
@@ -51,13 +61,13 @@ impl InFlight {
 
     /// A plain load and store: no other thread writes this shard, so no locked instruction.
     fn add(&self, delta: u32, counter: impl FnOnce(&Shard) -> &AtomicU32) {
-        if let Some(counter) = self.live.shards.get(self.thread).map(counter) {
+        if let Some(counter) = self.live.borrow().shards.get(self.thread).map(counter) {
             counter.store(counter.load(Ordering::Relaxed).wrapping_add(delta), Ordering::Relaxed);
         }
     }
 }
 
-impl Drop for InFlight {
+impl<L: Borrow<Arc<Live>>> Drop for InFlight<L> {
     fn drop(&mut self) {
         self.session_known();
         self.add(u32::MAX, |shard| &shard.active);
@@ -66,8 +76,9 @@ impl Drop for InFlight {
         }
         // No request waits for capacity where there is no limit, and most backends have none: only those with a
         // limit pay for the barrier in `changed`.
-        if self.live.has_request_limit() {
-            self.live.changed();
+        let live = self.live.borrow();
+        if live.has_request_limit() {
+            live.changed();
         }
     }
 }

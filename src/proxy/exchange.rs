@@ -2,7 +2,9 @@
 //! Invariant: each request writes one record and counts once, however it ends; each backend failure is reported once.
 //! Must not know: why anything was decided.
 
+use std::borrow::Borrow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
@@ -18,7 +20,7 @@ use super::request_id::RequestId;
 use super::response_end::ResponseEnd;
 use super::route::{RouteAction, RouteEntry};
 use super::session_use::SessionUse;
-use super::snapshot::{Service, ThreadSnapshot};
+use super::snapshot::{KeptBackend, Service, ThreadSnapshot};
 use super::thread::ThreadState;
 use super::timeouts::Timeouts;
 use super::wait::QueuePosition;
@@ -30,9 +32,9 @@ use crate::copies::CopyOutcome;
 use crate::handler::Interim;
 use crate::health::passive;
 
-use crate::pool::InFlight;
 use crate::pool::failure_evidence;
 use crate::pool::health_state::FailedRequest;
+use crate::pool::{InFlight, Live};
 use crate::reason::Reason;
 use crate::upstream::{Blame, Failure, Http1Connection, PoolKey};
 
@@ -51,7 +53,7 @@ pub struct Exchange {
     /// The position of its route entry.
     route: Option<usize>,
     backend: Option<usize>,
-    in_flight: Option<InFlight>,
+    in_flight: Option<InFlight<KeptBackend>>,
     /// The session that it counts for.
     pub(super) session: SessionUse,
     queue_position: QueuePosition,
@@ -210,10 +212,9 @@ impl Exchange {
         self.record.attempts += 1;
         self.backend = Some(index);
         let thread = self.thread.index;
-        self.in_flight = self.service().map(|service| {
-            let live = service.pool.backend(index).live();
-            self.wait_deadline.set_subject(live.id());
-            let mut in_flight = InFlight::on(live, thread);
+        self.in_flight = self.pool_of_route().and_then(|pool| self.view.keep_backend(pool, index)).map(|backend| {
+            self.wait_deadline.set_subject(Borrow::<Arc<Live>>::borrow(&backend).id());
+            let mut in_flight = InFlight::begin(backend, thread);
             if adds_session {
                 in_flight.expect_session();
             }

@@ -2,6 +2,7 @@
 //! Invariant: a request takes it once; nothing in it is made per request.
 //! Must not know: files; how a snapshot is published.
 
+use std::borrow::Borrow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::affinity::Affinity;
 use crate::affinity::pin_names::PinNames;
 use crate::balance::{self, Balancer};
 use crate::copies::PoolCopies;
-use crate::pool::Pool;
+use crate::pool::{Live, Pool};
 use crate::telemetry::LimitCounters;
 use crate::telemetry::metrics::Series;
 use crate::upstream;
@@ -79,6 +80,19 @@ pub(super) struct ThreadSnapshot {
     edits: Box<[Option<Rc<Edits>>]>,
 }
 
+/// A backend of a snapshot. To keep it writes nothing that other threads share.
+pub(super) struct KeptBackend {
+    view: Rc<ThreadSnapshot>,
+    pool: usize,
+    index: usize,
+}
+
+impl Borrow<Arc<Live>> for KeptBackend {
+    fn borrow(&self) -> &Arc<Live> {
+        self.view.snapshot.services[self.pool].pool.backend(self.index).live()
+    }
+}
+
 /// One thread's state of a pool.
 struct PoolThreadState {
     balancer: Rc<dyn Balancer>,
@@ -119,6 +133,11 @@ impl ThreadSnapshot {
     /// Returns a pool by its position, which comes from `routes` of the same snapshot.
     pub(super) fn service(&self, pool: usize) -> Option<&Service> {
         self.snapshot.services.get(pool)
+    }
+
+    /// Keeps the backend at `index` of the pool at this position, if there is such a pool.
+    pub(super) fn keep_backend(self: &Rc<Self>, pool: usize, index: usize) -> Option<KeptBackend> {
+        self.service(pool).map(|_| KeptBackend { view: Rc::clone(self), pool, index })
     }
 
     /// Returns the changes to fields of the route entry at this position, if any.
