@@ -11,12 +11,14 @@ mod failure;
 mod framing;
 pub mod http1;
 mod http2;
+mod outgoing;
 mod settings;
 mod single_flight;
 
-pub use connection::{IncompleteBody, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
+pub use connection::{IncompleteBody, PooledConnection, ReceivedBody, UpstreamBody};
 pub use connection_pool::{ConnectionPool, PoolKey};
 pub use failure::{Blame, Fact, Failure};
 pub use http1::Http1Connection;
 pub use http2::LocalExecutor;
+pub use outgoing::{OutgoingRequest, RequestHead, to_http2};
 pub use settings::{Access, ProxyProtocol, Settings};

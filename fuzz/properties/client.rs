@@ -13,6 +13,7 @@ use http::header::HeaderMap;
 use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper_util::rt::TokioIo;
+use linchpin::upstream::RequestHead;
 use linchpin::upstream::http1::connection::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -199,7 +200,8 @@ fn ours(method: &Method, stream: Pieces) -> Outcome {
     let (polls, mut outcome) = (polls(&stream), Outcome::new());
     let mut connection = Connection::new(stream, MAX_FIELDS);
     connection.check_ready(cx).expect("a new connection");
-    connection.begin(request(method));
+    let (head, body) = request(method).into_parts();
+    connection.begin(&RequestHead { method: &head.method, target: &head.uri, fields: &head.headers }, body);
     let mut is_more = true;
     for _ in 0..polls {
         if outcome.head.is_none() {

@@ -2,14 +2,14 @@
 //! Invariant: an attempt ends with the head of a response, or with a failure that says whether a byte was sent.
 //! Must not know: which candidate is next.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::uri::Scheme;
-use http::{Method, Request, Response, Uri, Version, request};
+use http::{Method, Response, Uri, Version, request};
 use http_body::Body;
 
 use super::body::{BodyRules, ReplayBody, RequestBody};
@@ -31,7 +31,8 @@ use crate::copies::InFlight;
 use crate::copies::fields::{SESSION, is_wanted};
 use crate::handler::IncomingBody;
 use crate::pool::Backend;
-use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, ReceivedBody, UpstreamBody, to_http2};
+use crate::upstream::http1::spare_fields;
+use crate::upstream::{Fact, Failure, OutgoingRequest, PoolKey, PooledConnection, ReceivedBody, UpstreamBody};
 
 /// From this body length on, a request copies its head into memory of its own. A client's connection reads a head, and
 /// what arrives with it, into a buffer of this size, and the rest of a longer body into further buffers.
@@ -47,16 +48,12 @@ pub(super) type UpstreamResponse = Response<UpstreamBody<RequestBody>>;
 pub(super) struct UpstreamRequest {
     method: Method,
     uri: Uri,
-    /// For the first attempt, which is usually the last. The connection reuses the map for the response.
-    headers: Cell<Option<HeaderMap>>,
-    /// For further attempts. A copy of the map itself would cost twice as much.
-    kept: OnceCell<Vec<(HeaderName, HeaderValue)>>,
+    /// The fields, for all attempts: each adds what its backend has to be told.
+    headers: RefCell<HeaderMap>,
     body: Option<Rc<ReplayBody>>,
     repeatable: bool,
     /// The Host that it is sent with, where the pool keeps session copies.
     host: Option<HeaderValue>,
-    /// What the attempt tells its backend about the session.
-    session: Cell<Option<HeaderValue>>,
     /// The client spoke HTTP/1.0 and sent no Host, which the HTTP/1.1 request to the backend needs.
     hostless: bool,
     /// The protocol that the client wants to switch to.
@@ -79,23 +76,21 @@ impl UpstreamRequest {
         let mut headers = std::mem::take(&mut parts.headers);
         let host = service.copies.as_ref().and_then(|_| headers.get(HOST).cloned());
         let is_stream = route.is_stream || streams::is_stream(&headers);
-        let upstream_request = |headers, body, upgrade_request| {
-            let headers = Cell::new(Some(headers));
-            UpstreamRequest {
-                method,
-                uri,
-                headers,
-                kept: OnceCell::new(),
-                body,
-                repeatable,
-                host,
-                session: Cell::default(),
-                hostless,
-                upgrade_request,
-            }
+        let upstream_request = |headers, body, upgrade_request| UpstreamRequest {
+            method,
+            uri,
+            headers: RefCell::new(headers),
+            body,
+            repeatable,
+            host,
+            hostless,
+            upgrade_request,
         };
         if incoming.is_end_stream() {
             headers.remove(EXPECT);
+            if let Some(upgrade_request) = &upgrade_request {
+                upgrade_request.ask(&mut headers);
+            }
             return Ok(upstream_request(headers, None, upgrade_request));
         }
         let timeouts = route.timeouts(&service.timeouts);
@@ -111,10 +106,8 @@ impl UpstreamRequest {
         let body = ReplayBody::new(incoming, rules, expects, thread.deadlines.deadline(), &thread.replay_memory);
         let mut request = upstream_request(headers, Some(body), None);
         if request.outlives_head() {
-            request.uri = head::target(request.uri);
-            if let Some(headers) = request.headers.get_mut() {
-                head::detach(headers);
-            }
+            request.uri = head::target(std::mem::take(&mut request.uri));
+            head::detach(request.headers.get_mut());
         }
         Ok(request)
     }
@@ -191,7 +184,11 @@ impl UpstreamRequest {
 
     /// Sets what the next attempt tells its backend about the session.
     pub(super) fn set_session(&self, field: Option<HeaderValue>) {
-        self.session.set(field);
+        let mut headers = self.headers.borrow_mut();
+        match field {
+            Some(field) => headers.insert(SESSION, field),
+            None => headers.remove(SESSION),
+        };
     }
 
     /// Returns whether all of it can be sent again.
@@ -201,40 +198,25 @@ impl UpstreamRequest {
 
     /// Makes the request that one attempt sends. Also a request that must not be repeated may need several: an attempt
     /// can fail without a byte sent.
-    fn request(&self, backend: &Backend, http2: Option<Scheme>) -> Request<RequestBody> {
-        let body = self.body.as_ref().map_or(RequestBody::Empty, ReplayBody::attempt);
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers();
+    fn request(&self, backend: &Backend, scheme: Scheme) -> OutgoingRequest<'_, RequestBody> {
         if self.hostless {
             // The backend's address is right for each backend; nginx does the same. It is a valid value.
             let host = backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
-            request.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+            self.headers.borrow_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
         }
-        if let Some(session) = self.session.take() {
-            request.headers_mut().insert(SESSION, session.clone());
-            self.session.set(Some(session));
+        OutgoingRequest {
+            method: &self.method,
+            target: &self.uri,
+            fields: self.headers.borrow(),
+            scheme,
+            body: self.body.as_ref().map_or(RequestBody::Empty, ReplayBody::attempt),
         }
-        if let Some(upgrade_request) = &self.upgrade_request {
-            upgrade_request.ask(request.headers_mut());
-        }
-        if let Some(scheme) = http2 {
-            to_http2(&mut request, scheme);
-        }
-        request
     }
+}
 
-    fn headers(&self) -> HeaderMap {
-        let Some(headers) = self.headers.take() else {
-            return self.kept.get().into_iter().flatten().cloned().collect();
-        };
-        self.kept.get_or_init(|| {
-            let mut kept = Vec::with_capacity(headers.len());
-            kept.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-            kept
-        });
-        headers
+impl Drop for UpstreamRequest {
+    fn drop(&mut self) {
+        spare_fields::put(self.headers.take());
     }
 }
 
@@ -319,15 +301,14 @@ pub(super) async fn attempt(
             }
             Poll::Pending
         };
-        let scheme = connection.is_http2().then(|| service.upstream.scheme());
-        let is_shared = scheme.is_some();
+        let is_shared = connection.is_http2();
         let mut interim = InterimForwarder {
             gate: upstream_request.body().map(|body| body.gate()),
             client: exchange.interim(),
             edits: exchange.edits().map(|edits| &edits.response),
             forwarded: 0,
         };
-        let request = || upstream_request.request(backend, scheme);
+        let request = || upstream_request.request(backend, service.upstream.scheme());
         let on_interim = |status, fields| interim.received(status, fields);
         let error = match connection.send_request(request, on_interim, watch).await {
             Ok(response) => {

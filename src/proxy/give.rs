@@ -2,6 +2,7 @@
 //! Invariant: it ends within its time limit; a connection that breaks says so, and the session's request has not run.
 //! Must not know: why the copy is given, or what follows from the outcome.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::task::{Context, Poll};
@@ -21,7 +22,7 @@ use crate::clock::{self, Deadline};
 use crate::copies::fields::{self, PATH};
 use crate::copies::{Given, Refusal, Version};
 use crate::pool::Backend;
-use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody, to_http2};
+use crate::upstream::{Fact, Failure, OutgoingRequest, PoolKey, PooledConnection, UpstreamBody};
 
 /// What a backend is for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,13 +132,14 @@ pub(super) async fn give(
             }
             deadline.poll(cx).map(|()| Fact::ResponseTimeout)
         };
-        let scheme = connection.is_http2().then(|| service.upstream.scheme());
-        let request = || {
-            let mut request = request(copy, backend);
-            if let Some(scheme) = scheme {
-                to_http2(&mut request, scheme);
-            }
-            request
+        let (head, body) = request(copy, backend).into_parts();
+        let fields = RefCell::new(head.headers);
+        let request = || OutgoingRequest {
+            method: &head.method,
+            target: &head.uri,
+            fields: fields.borrow(),
+            scheme: service.upstream.scheme(),
+            body,
         };
         let error = match connection.send_request(request, |_, _| {}, watch).await {
             Ok(response) => {

@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, HeaderMap};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::header::HeaderMap;
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use super::failure::{Blame, Fact, SendError};
 use super::http1::Http1Connection;
 use super::http2::StreamPermit;
+use super::outgoing::OutgoingRequest;
 use crate::http2::{PacedBody, StreamBody};
 use crate::net::{Stream, WriteProgress};
 
@@ -77,9 +77,9 @@ where
     ///
     /// # Errors
     /// Why there is no response.
-    pub async fn send_request(
+    pub async fn send_request<'r>(
         &mut self,
-        request: impl FnOnce() -> Request<B>,
+        request: impl FnOnce() -> OutgoingRequest<'r, B>,
         on_interim: impl FnMut(StatusCode, HeaderMap),
         watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<ReceivedBody>, SendError> {
@@ -89,7 +89,7 @@ where
                 Ok(response.map(|()| ReceivedBody::Http1))
             }
             PooledConnection::Http2(permit) => {
-                let response = Box::pin(permit.send_request(request(), on_interim, watch)).await?;
+                let response = Box::pin(permit.send_request(request().into_http2(), on_interim, watch)).await?;
                 Ok(response.map(ReceivedBody::Http2))
             }
         }
@@ -113,21 +113,6 @@ pub struct IncompleteBody {
 
 impl IncompleteBody {
     const RESPONSE: IncompleteBody = IncompleteBody { blame: Blame::Response };
-}
-
-/// Converts a request to HTTP/2: moves Host into the target, and removes Connection (RFC 9113 §8.2.2, §8.3.1).
-pub fn to_http2<B>(request: &mut Request<B>, scheme: Scheme) {
-    let host = request.headers_mut().remove(HOST);
-    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(scheme);
-    parts.authority = Some(authority.unwrap_or(Authority::from_static("localhost")));
-    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
-    }
-    request.headers_mut().remove(CONNECTION);
-    *request.version_mut() = Version::HTTP_2;
 }
 
 /// The body of a backend's response. Polling it drives an HTTP/1.1 connection.

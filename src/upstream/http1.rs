@@ -7,6 +7,7 @@ pub mod connection;
 mod encode;
 mod head;
 mod read;
+pub mod spare_fields;
 mod write;
 
 use std::rc::Rc;
@@ -15,11 +16,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderMap;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
 use super::backend_stream::BackendStream;
 use super::failure::{Fact, Failure, SendError};
+use super::outgoing::{OutgoingRequest, RequestHead};
 use crate::net::{Stream, WriteProgress};
 use connection::{Connection, ConnectionError};
 
@@ -81,9 +83,9 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Http1Connection<B> {
     ///
     /// # Errors
     /// Why there is no response.
-    pub async fn send_request(
+    pub async fn send_request<'r>(
         &mut self,
-        request: impl FnOnce() -> Request<B>,
+        request: impl FnOnce() -> OutgoingRequest<'r, B>,
         mut on_interim: impl FnMut(StatusCode, HeaderMap),
         mut watch: impl FnMut(&mut Context<'_>) -> Poll<Fact>,
     ) -> Result<Response<()>, SendError> {
@@ -100,7 +102,8 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Http1Connection<B> {
                 if let Err(error) = connection.check_ready(cx) {
                     return Poll::Ready(Err((error.fact, Some(error.reason))));
                 }
-                connection.begin(request());
+                let OutgoingRequest { method, target, fields, body, .. } = request();
+                connection.begin(&RequestHead { method, target, fields: &fields }, body);
             }
             match connection.poll_response(cx, &mut on_interim) {
                 Poll::Ready(result) => Poll::Ready(result.map_err(|error| (error.fact, Some(error.reason)))),
@@ -147,11 +150,23 @@ mod tests {
     use super::super::settings::{Access, Settings};
     use super::*;
     use crate::net::Address;
+    use http::uri::Scheme;
+    use http::{Method, Uri};
     use http_body_util::Empty;
+    use std::cell::RefCell;
     use std::future::Future;
     use std::task::Waker;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::coop::consume_budget;
+
+    fn request(method: Method, target: &'static str) -> (Method, Uri, RefCell<HeaderMap>) {
+        let host = (http::header::HOST, http::HeaderValue::from_static("a"));
+        (method, Uri::from_static(target), RefCell::new(HeaderMap::from_iter([host])))
+    }
+
+    fn outgoing((method, target, fields): &(Method, Uri, RefCell<HeaderMap>)) -> OutgoingRequest<'_, Empty<Bytes>> {
+        OutgoingRequest { method, target, fields: fields.borrow(), scheme: Scheme::HTTP, body: Empty::new() }
+    }
 
     /// Sends a request on a new connection, in a task that does `spent` other things in each iteration.
     async fn send_in_busy_task(spent: usize) -> Result<Response<()>, SendError> {
@@ -165,7 +180,8 @@ mod tests {
         let access = Access { settings: Settings::default(), tls: None };
         let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
         let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
-        let request = || Request::builder().uri("/").header("host", "a").body(Empty::new()).unwrap();
+        let request = request(Method::GET, "/");
+        let request = || outgoing(&request);
         let mut response = std::pin::pin!(connection.send_request(request, |_, _| {}, |_| Poll::Pending));
         std::future::poll_fn(|cx| {
             for _ in 0..spent {
@@ -206,7 +222,8 @@ mod tests {
             backend.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             // From the third response on, the batcher reads for the connection.
             for _ in 0..4 {
-                let request = || Request::builder().uri("/").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
+                let request = request(Method::GET, "/");
+                let request = || outgoing(&request);
                 let mut response = std::pin::pin!(connection.send_request(request, |_, _| {}, |_| Poll::Pending));
                 std::future::poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx).is_pending())).await;
                 tokio::task::yield_now().await;
@@ -245,7 +262,8 @@ mod tests {
             let access = Access { settings: Settings::default(), tls: None };
             let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
             let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
-            let request = || Request::post("/pay").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
+            let request = request(Method::POST, "/pay");
+            let request = || outgoing(&request);
             let abandoned =
                 connection.send_request(request, |_, _| {}, |_| Poll::Ready(Fact::Closed)).await.err().unwrap();
             assert!(!abandoned.failure.sent);

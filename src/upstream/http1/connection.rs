@@ -8,16 +8,18 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::HeaderMap;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Decoder;
 use super::head::{HeadReader, ResponseHead};
 use super::read;
+use super::spare_fields;
 use super::write::{RequestWriter, WriteError};
 use crate::reason::Reason;
 use crate::upstream::failure::Fact;
+use crate::upstream::outgoing::RequestHead;
 
 /// A connection over the stream `S`, for requests with bodies of type `B`.
 pub struct Connection<S, B> {
@@ -36,8 +38,6 @@ pub struct Connection<S, B> {
     /// Whether it can carry another request after this one.
     is_persistent: bool,
     is_response_to_head: bool,
-    /// The map of the last request, which is used again for its response.
-    fields: HeaderMap,
 }
 
 enum State {
@@ -105,7 +105,6 @@ where
             state: State::Idle,
             is_persistent: true,
             is_response_to_head: false,
-            fields: HeaderMap::new(),
         }
     }
 
@@ -151,12 +150,9 @@ where
 
     /// Begins a request, which [`poll_response`](Self::poll_response) sends. Call it only if
     /// [`check_ready`](Self::check_ready) succeeds.
-    pub fn begin(&mut self, request: Request<B>) {
-        self.is_response_to_head = request.method() == Method::HEAD;
-        let (writer, mut fields) = RequestWriter::new(request);
-        fields.clear();
-        self.fields = fields;
-        self.writer = Some(writer);
+    pub fn begin(&mut self, head: &RequestHead<'_>, body: B) {
+        self.is_response_to_head = head.method == Method::HEAD;
+        self.writer = Some(RequestWriter::new(head, body));
         self.state = State::Head(HeadReader::default());
     }
 
@@ -199,7 +195,9 @@ where
         if self.unread.is_empty() {
             return Ok(None);
         }
-        let Some(mut head) = reader.read(&mut self.unread, self.max_fields, &mut self.fields)? else { return Ok(None) };
+        let Some(mut head) = reader.read(&mut self.unread, self.max_fields, spare_fields::take)? else {
+            return Ok(None);
+        };
         if !head.is_interim() {
             let framing = head.settle_framing(self.is_response_to_head)?;
             self.is_persistent &= head.is_persistent;
@@ -316,7 +314,9 @@ mod tests {
         let mut connection = Connection::new(stream, 100);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(connection.check_ready(&mut cx).is_ok());
-        connection.begin(Request::post("/").header("host", "a").body(body).unwrap());
+        let fields = HeaderMap::from_iter([(http::header::HOST, http::HeaderValue::from_static("a"))]);
+        let target = http::Uri::from_static("/");
+        connection.begin(&RequestHead { method: &Method::POST, target: &target, fields: &fields }, body);
         backend.write_all(response).await.unwrap();
         let polled = connection.poll_response(&mut cx, &mut |_, _| {});
         (connection, backend, polled)

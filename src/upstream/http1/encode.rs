@@ -6,7 +6,8 @@ use std::io::Write;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, TRAILER, TRANSFER_ENCODING};
-use http::{Method, Uri};
+
+use crate::upstream::outgoing::RequestHead;
 
 /// The end of a chunk, the last chunk with an empty trailer section, and both.
 const CHUNK_END: &[u8] = b"\r\n";
@@ -29,13 +30,12 @@ pub(super) struct WrongLength;
 /// Appends a header section to `into`. The body has `length` bytes, if known. Returns the encoder for its body, unless
 /// it is empty.
 pub(super) fn encode_head(
-    method: &Method,
-    target: &Uri,
-    headers: &HeaderMap,
+    head: &RequestHead<'_>,
     is_empty: bool,
     length: Option<u64>,
     into: &mut Vec<u8>,
 ) -> Option<BodyEncoder> {
+    let RequestHead { method, target, fields } = head;
     into.extend_from_slice(method.as_str().as_bytes());
     into.push(b' ');
     into.extend_from_slice(target.path().as_bytes());
@@ -44,7 +44,7 @@ pub(super) fn encode_head(
         into.extend_from_slice(query.as_bytes());
     }
     into.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in headers {
+    for (name, value) in *fields {
         // These are written once, by the body's encoder. A client's `Content-Length: 0` stays.
         let is_framing = *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH;
         if is_framing && !(is_empty && *name == CONTENT_LENGTH && value == "0") {
@@ -64,7 +64,7 @@ pub(super) fn encode_head(
         }
         (false, None) => {
             into.extend_from_slice(b"transfer-encoding: chunked\r\n");
-            Some(BodyEncoder::Chunked { announced: announced_trailers(headers) })
+            Some(BodyEncoder::Chunked { announced: announced_trailers(fields) })
         }
     };
     into.extend_from_slice(b"\r\n");
@@ -136,7 +136,8 @@ mod tests {
 
     fn head(request: &Request<()>, is_empty: bool, length: Option<u64>) -> (String, Option<BodyEncoder>) {
         let mut bytes = Vec::new();
-        let encoder = encode_head(request.method(), request.uri(), request.headers(), is_empty, length, &mut bytes);
+        let head = RequestHead { method: request.method(), target: request.uri(), fields: request.headers() };
+        let encoder = encode_head(&head, is_empty, length, &mut bytes);
         (String::from_utf8(bytes).unwrap(), encoder)
     }
 

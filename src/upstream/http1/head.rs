@@ -76,7 +76,7 @@ pub(super) struct HeadReader {
 
 impl HeadReader {
     /// Takes the next header section, of at most `max_fields` fields, out of `input`. Returns `None` if it is
-    /// incomplete: all of `input` was used then. The fields are put into `fields`, which is an empty map.
+    /// incomplete: all of `input` was used then. `fields` returns an empty map, which its fields are put into.
     ///
     /// # Errors
     /// [`Fact::Garbage`] if it is malformed, and [`Fact::HeadTooLarge`] if it exceeds a limit.
@@ -84,7 +84,7 @@ impl HeadReader {
         &mut self,
         input: &mut Bytes,
         max_fields: usize,
-        fields: &mut HeaderMap,
+        fields: impl FnOnce() -> HeaderMap,
     ) -> Result<Option<ResponseHead>, Fact> {
         if !self.partial.is_empty() {
             let searched = self.partial.len().saturating_sub(2);
@@ -135,7 +135,11 @@ fn has_end(bytes: &[u8]) -> bool {
 }
 
 /// Parses a header section. Returns it with its length, or `None` if it is incomplete.
-fn parse(bytes: &Bytes, max_fields: usize, fields: &mut HeaderMap) -> Result<Option<(ResponseHead, usize)>, Fact> {
+fn parse(
+    bytes: &Bytes,
+    max_fields: usize,
+    fields: impl FnOnce() -> HeaderMap,
+) -> Result<Option<(ResponseHead, usize)>, Fact> {
     let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_ON_STACK];
     let mut many = Vec::new();
     let space = match few.get_mut(..max_fields) {
@@ -166,7 +170,7 @@ fn parse(bytes: &Bytes, max_fields: usize, fields: &mut HeaderMap) -> Result<Opt
         let reason = ReasonPhrase::try_from(reason.as_bytes()).map_err(|_| Fact::Garbage)?;
         response.extensions_mut().insert(reason);
     }
-    let mut headers = std::mem::take(fields);
+    let mut headers = fields();
     headers.reserve(parsed.headers.len());
     let (mut closes, mut keeps_alive) = (false, version == Version::HTTP_11);
     for Header { name, value } in &*parsed.headers {
@@ -198,7 +202,7 @@ mod tests {
         let mut reader = HeadReader::default();
         for (at, piece) in pieces.iter().enumerate() {
             let mut input = Bytes::copy_from_slice(piece);
-            if let Some(head) = reader.read(&mut input, 100, &mut HeaderMap::new())? {
+            if let Some(head) = reader.read(&mut input, 100, HeaderMap::new)? {
                 return Ok(Some((head, [&input[..], &pieces[at + 1..].concat()].concat())));
             }
             assert!(input.is_empty());
@@ -322,7 +326,7 @@ mod tests {
         for max in [1, 100, 101, 1000] {
             let read = |count: usize| {
                 let mut input = format!("HTTP/1.1 200 X\r\n{}\r\n", "x: y\r\n".repeat(count)).into();
-                HeadReader::default().read(&mut input, max, &mut HeaderMap::new()).map(|head| head.is_some())
+                HeadReader::default().read(&mut input, max, HeaderMap::new).map(|head| head.is_some())
             };
             assert_eq!((read(max), read(max + 1)), (Ok(true), Err(Fact::HeadTooLarge)), "{max}");
         }
@@ -332,7 +336,7 @@ mod tests {
     fn nothing_is_held_behind_a_header_section_but_its_own_fields() {
         let buffer = Bytes::from(b"HTTP/1.1 204 X\r\nx: y\r\n\r\n".to_vec());
         let mut input = buffer.clone();
-        let head = HeadReader::default().read(&mut input, 100, &mut HeaderMap::new()).unwrap().unwrap();
+        let head = HeadReader::default().read(&mut input, 100, HeaderMap::new).unwrap().unwrap();
         drop(head);
         assert!(input.is_empty() && buffer.is_unique());
     }
@@ -344,9 +348,9 @@ mod tests {
             let mut reader = HeadReader::default();
             for _ in 0..count {
                 let mut input = Bytes::from_static(interim);
-                assert!(reader.read(&mut input, 100, &mut HeaderMap::new())?.is_some_and(|head| head.is_interim()));
+                assert!(reader.read(&mut input, 100, HeaderMap::new)?.is_some_and(|head| head.is_interim()));
             }
-            reader.read(&mut Bytes::from_static(b"HTTP/1.1 200 X\r\n\r\n"), 100, &mut HeaderMap::new())
+            reader.read(&mut Bytes::from_static(b"HTTP/1.1 200 X\r\n\r\n"), 100, HeaderMap::new)
         };
         let most = MAX_INTERIM / interim.len();
         assert!(read(most).is_ok_and(|head| head.is_some()));
@@ -357,7 +361,7 @@ mod tests {
     fn an_interim_response_precedes_the_final_one() {
         let mut input = Bytes::from_static(b"HTTP/1.1 103 X\r\nlink: a\r\n\r\nHTTP/1.1 200 X\r\n\r\n");
         let mut reader = HeadReader::default();
-        let mut next = || reader.read(&mut input, 100, &mut HeaderMap::new()).unwrap().unwrap().is_interim();
+        let mut next = || reader.read(&mut input, 100, HeaderMap::new).unwrap().unwrap().is_interim();
         assert_eq!([next(), next()], [true, false]);
     }
 }

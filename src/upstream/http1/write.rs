@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::Request;
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::encode::{BodyEncoder, WrongLength, encode_head};
+use crate::upstream::outgoing::RequestHead;
 
 /// The most memory that is kept for the next header section, in bytes.
 const MAX_SCRATCH: usize = 16 * 1024;
@@ -45,13 +45,12 @@ pub(super) struct RequestWriter<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> RequestWriter<B> {
-    pub(super) fn new(request: Request<B>) -> (RequestWriter<B>, http::HeaderMap) {
-        let (head, body) = request.into_parts();
+    pub(super) fn new(head: &RequestHead<'_>, body: B) -> RequestWriter<B> {
         let mut prefix = SCRATCH.take();
         let (is_empty, length) = (body.is_end_stream(), body.size_hint().exact());
-        let encoder = encode_head(&head.method, &head.uri, &head.headers, is_empty, length, &mut prefix);
+        let encoder = encode_head(head, is_empty, length, &mut prefix);
         let body = encoder.filter(|encoder| !encoder.is_complete()).map(|encoder| (body, encoder));
-        (RequestWriter { body, prefix, prefix_written: 0, data: Bytes::new(), suffix: &[] }, head.headers)
+        RequestWriter { body, prefix, prefix_written: 0, data: Bytes::new(), suffix: &[] }
     }
 
     /// Writes as much as the stream takes and the body has. Ready once the whole request was written and flushed.
@@ -224,7 +223,9 @@ mod tests {
         }
         let frames: Vec<_> = pieces.iter().map(|piece| Ok::<_, ()>(Frame::data(piece.clone()))).collect();
         let body = Sized(StreamBody::new(futures_util::stream::iter(frames)), length);
-        let (mut writer, _) = RequestWriter::new(Request::post("/").body(body).unwrap());
+        let (target, fields) = (http::Uri::from_static("/"), http::HeaderMap::new());
+        let head = RequestHead { method: &http::Method::POST, target: &target, fields: &fields };
+        let mut writer = RequestWriter::new(&head, body);
         let mut stream = Narrow { written: Vec::new(), most, is_ready: false, held: 0 };
         let cx = &mut Context::from_waker(Waker::noop());
         loop {
