@@ -10,6 +10,7 @@ pub mod defer_accept;
 pub mod descriptor_reserve;
 pub mod interim;
 pub mod local_addresses;
+mod networks;
 mod read_buffers;
 mod send_buffer;
 mod socket;
@@ -20,6 +21,7 @@ pub mod unix;
 
 pub use address::{Address, InvalidAddress, MAX_SOCKET_PATH, client_network};
 pub use batch::run_batcher;
+pub use networks::Networks;
 pub use socket::{Socket, WriteProgress};
 pub use stream::Stream;
 pub use tls_records::RecordSocket;

@@ -2,6 +2,7 @@
 //! Invariant: a request is never executed twice unless that is safe, and every wait has a limit.
 //! Must not know: TLS, listeners, configuration files.
 
+pub mod access;
 mod attempt;
 mod bind;
 pub mod body;
@@ -21,6 +22,7 @@ pub mod key;
 mod leave;
 mod open;
 mod order;
+mod path_readings;
 pub mod rate;
 mod record;
 pub mod redirect;
@@ -211,6 +213,7 @@ async fn serve(
     }
     reserved_path::check(head.uri.path())?;
     let route = exchange.find_route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
+    exchange.check_access(&view, route, host.as_ref(), head)?;
     let service = match &route.action {
         RouteAction::Pool(pool) => view.service(*pool).ok_or(ProxyError::NoRoute)?,
         RouteAction::Redirect(redirect) => {

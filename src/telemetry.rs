@@ -3,6 +3,8 @@
 //! Must not know: any other module; it receives plain records.
 
 pub mod access;
+mod denials;
+mod event_counters;
 mod limits;
 mod line_format;
 mod log_queue;
@@ -16,6 +18,7 @@ mod sink;
 mod writer;
 
 pub use access::{AccessLogHandle, Record, ThreadLog};
+pub use denials::{Denial, DenialCounters};
 pub use limits::{Limit, LimitCounters};
 pub use loss_report::LossReporter;
 pub use messages::flush;

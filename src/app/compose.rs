@@ -206,6 +206,7 @@ impl Composer {
             limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
             unrouted: self.metrics.series("", ""),
             limited: Arc::clone(self.metrics.limited()),
+            denied: Arc::clone(self.metrics.denied()),
         }
     }
 }

@@ -9,7 +9,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{StatusCode, Uri};
 use toml::de::DeValue;
 
-use super::names::{authority, edited_field, host_pattern, name, path_prefix, plain_path, upgrade};
+use super::names::{authority, edited_field, host_pattern, name, network, path_prefix, plain_path, upgrade};
 use super::pools::{PoolDraft, warn_of_total};
 use super::reader::{Spanned, Table};
 use super::report::Notes;
@@ -19,6 +19,7 @@ use super::values::{
 };
 use crate::affinity::{Carrier, learned};
 use crate::proxy::Timeouts;
+use crate::proxy::access::{self, AccessRules};
 use crate::proxy::fields::Fields;
 use crate::proxy::host::without_port;
 use crate::proxy::redirect::{Redirect, RedirectPath};
@@ -81,6 +82,7 @@ pub(super) fn route(table: &Table<'_>) -> RouteDraft {
             body_bytes: table.get("body_bytes", body_bytes),
             strip_prefix: table.get("strip_prefix", path_prefix),
             add_prefix: table.get("add_prefix", path_prefix),
+            access: access(table),
             request_headers: table.section("request_headers", |table| fields(table, MessageKind::Request)),
             response_headers: table.section("response_headers", |table| fields(table, MessageKind::Response)),
             ..default
@@ -129,6 +131,20 @@ fn check_keys(table: &Table<'_>, route: &Settings) {
     if route.add_prefix.as_deref() == Some("/") {
         notes.warn(&table.at("add_prefix"), "`add_prefix` = \"/\" adds nothing", "remove it");
     }
+}
+
+/// Reads who may use the route.
+fn access(table: &Table<'_>) -> access::Settings {
+    let list = |key: &'static str| {
+        let networks = table.filled_list(key, network).unwrap_or_default();
+        networks.into_iter().map(|spot| spot.value).collect()
+    };
+    let settings = access::Settings { allow: list("allow"), deny: list("deny") };
+    if AccessRules::new(&settings).is_some_and(|rules| rules.refuse_everybody()) {
+        let problem = "`deny` has every address that `allow` has: the route refuses all clients";
+        table.notes().warn(&table.at("deny"), problem, "`deny` always wins: take addresses out of it");
+    }
+    settings
 }
 
 fn redirect(table: &Table<'_>) -> Option<Spanned<Redirect>> {

@@ -10,7 +10,7 @@ use crate::affinity::policy::RefusePolicy;
 use crate::pool::history::HealthReason;
 use crate::pool::{AdminState, Backend, Closed, Health, Live, Pool};
 use crate::reason::Reason;
-use crate::telemetry::Limit;
+use crate::telemetry::{Denial, Limit};
 use crate::upstream::Failure;
 
 /// How many backends are asked why they are down, to explain that all are. Almost always the first one has a reason: it
@@ -43,6 +43,8 @@ pub enum ProxyError {
     },
     /// No route matches the request.
     NoRoute,
+    /// The access rules of the route refuse the request.
+    Denied(Denial),
     /// The request was already forwarded to its pool and looped back.
     Loop,
     /// No backend can serve the request now, and none has received it.
@@ -81,6 +83,7 @@ impl ProxyError {
             ProxyError::BodyAborted => "body_aborted",
             ProxyError::TooMany { .. } => "too_many_requests",
             ProxyError::NoRoute => "no_route",
+            ProxyError::Denied(denial) => denial.as_str(),
             ProxyError::Loop => "loop",
             ProxyError::NoBackend(_) => "no_backend",
             ProxyError::PinLost(_) => "pin_lost",

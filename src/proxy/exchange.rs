@@ -24,7 +24,7 @@ use super::snapshot::{KeptBackend, Service, ThreadSnapshot};
 use super::thread::ThreadState;
 use super::timeouts::Timeouts;
 use super::wait::QueuePosition;
-use super::{host, respond, streams};
+use super::{access, host, respond, streams};
 use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, Verdict};
 use crate::clock::{self, Deadline};
@@ -140,6 +140,23 @@ impl Exchange {
     pub(super) fn admit(&self, view: &ThreadSnapshot) -> Result<(), ProxyError> {
         let Some(limiter) = &view.snapshot().limiter else { return Ok(()) };
         limiter.take(self.identity.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
+    }
+
+    /// Checks whether the client may use the route.
+    pub(super) fn check_access(
+        &self,
+        view: &ThreadSnapshot,
+        route: &RouteEntry,
+        host: Option<&HeaderValue>,
+        head: &request::Parts,
+    ) -> Result<(), ProxyError> {
+        let routes = &view.snapshot().routes;
+        if !routes.has_access_rules() {
+            return Ok(());
+        }
+        let (listener, is_secure) = (self.client.listener_id(), self.identity.is_secure);
+        let requested = access::Requested { listener, is_secure, host, path: head.uri.path() };
+        access::check(routes, route, requested, self.identity.client()).map_err(ProxyError::Denied)
     }
 
     /// Returns the route's changes to header fields, if it has any.
@@ -327,6 +344,9 @@ impl Exchange {
         self.queue_position.end();
         if let Some(limit) = error.limit() {
             self.thread.limited(limit);
+        }
+        if let ProxyError::Denied(denial) = error {
+            self.view.snapshot().denied.count(self.thread.index, denial);
         }
         if let (0, Some(why), Some(service)) = (self.record.attempts, error.unserved(), self.service()) {
             service.unserved.refused(self.thread.index, why as usize);

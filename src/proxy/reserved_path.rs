@@ -3,12 +3,10 @@
 //! Must not know: what backends have there.
 
 use super::error::ProxyError;
+use super::path_readings;
 
 /// The segments of the path, in lower case.
 const SEGMENTS: [&[u8]; 2] = [b".well-known", b"linchpin"];
-
-/// How often a server may decode a path before it uses it.
-const MAX_DECODINGS: usize = 3;
 
 /// Refuses a path with the segments `.well-known/linchpin`: where backends take copies of sessions, only Linchpin may
 /// give them any. Backends differ in how they decode a path and in where an application begins, so the segments are
@@ -32,42 +30,14 @@ fn has_word(path: &[u8]) -> bool {
 }
 
 fn is_reserved_decoded(path: &[u8]) -> bool {
-    let mut path = path.to_vec();
-    for _ in 0..MAX_DECODINGS {
-        if is_reserved(&path) {
-            return true;
-        }
-        path = decoded(&path);
-    }
-    is_reserved(&path)
+    path_readings::readings(path).any(|reading| is_reserved(&reading))
 }
 
 fn is_reserved(path: &[u8]) -> bool {
-    let mut segments: Vec<&[u8]> = Vec::new();
-    for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
-        // Path parameters belong to the segment before them.
-        match segment.split(|byte| *byte == b';').next().unwrap_or_default() {
-            b"" | b"." => {}
-            b".." => drop(segments.pop()),
-            segment => segments.push(segment),
-        }
-    }
+    let segments: Vec<&[u8]> = path_readings::segments(path);
     let is_it =
         |pair: &[&[u8]]| pair.iter().zip(SEGMENTS).all(|(segment, wanted)| segment.eq_ignore_ascii_case(wanted));
     segments.windows(SEGMENTS.len()).any(is_it)
-}
-
-/// Replaces each `%` and two hex digits by the byte that they encode.
-fn decoded(path: &[u8]) -> Vec<u8> {
-    let digit = |at: usize| path.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut at = 0;
-    while let Some(byte) = path.get(at) {
-        let escaped = (*byte == b'%').then(|| Some((digit(at + 1)? << 4 | digit(at + 2)?) as u8)).flatten();
-        bytes.push(escaped.unwrap_or(*byte));
-        at += if escaped.is_some() { 3 } else { 1 };
-    }
-    bytes
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, Head
 use http::{Response, StatusCode};
 
 use super::error::ProxyError;
+use crate::telemetry::Denial;
 use crate::upstream::Fact;
 
 /// Seconds after which a client that received a 503 may retry: by then a probe has found a backend that was restarted.
@@ -23,6 +24,7 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ProxyError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
+        ProxyError::Denied(Denial::Address | Denial::AmbiguousPath) => StatusCode::FORBIDDEN,
         ProxyError::Loop => StatusCode::LOOP_DETECTED,
         ProxyError::NoBackend(_) => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::NotSwitched | ProxyError::Abandoned | ProxyError::Fenced | ProxyError::WantedTwice => {
@@ -63,6 +65,10 @@ fn detail(error: ProxyError) -> &'static str {
         ProxyError::BodyAborted => "The request ended before its content was complete. Please try again.",
         ProxyError::TooMany { .. } => "Your address has sent too many requests. Please wait a moment and try again.",
         ProxyError::NoRoute => "This server has nothing at this address. Please check the URL.",
+        ProxyError::Denied(Denial::Address) => "Your address may not use this part of the site.",
+        ProxyError::Denied(Denial::AmbiguousPath) => {
+            "The path of this URL is written in a way that is not allowed here. Please write it without escapes and dots."
+        }
         ProxyError::Loop => {
             "The servers for this address forward requests in a loop. Please tell the operator of this site."
         }

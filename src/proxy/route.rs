@@ -2,8 +2,10 @@
 //! Invariant: the most specific route wins, whatever the order in the configuration.
 //! Must not know: backends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::{self, AccessRules};
 use super::fields::Fields;
 use super::redirect::Redirect;
 use super::rewrite::Rewrite;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub strip_prefix: Option<String>,
     /// The prefix that is added to the path.
     pub add_prefix: Option<String>,
+    /// Who may use it.
+    pub access: access::Settings,
     /// The edits to the fields of requests.
     pub request_headers: Fields,
     /// The edits to the fields of responses.
@@ -65,6 +69,7 @@ impl Settings {
             body_bytes: None,
             strip_prefix: None,
             add_prefix: None,
+            access: access::Settings::default(),
             request_headers: Fields::default(),
             response_headers: Fields::default(),
         }
@@ -116,6 +121,8 @@ impl TimeoutOverrides {
 pub struct Routes {
     index: RouteIndex,
     entries: Vec<RouteEntry>,
+    /// The routes with their prefixes in lower case, if any route has access rules.
+    folded: Option<RouteIndex>,
 }
 
 /// The settings of one `[[routes]]` as requests need them.
@@ -137,6 +144,8 @@ pub struct RouteEntry {
     pub effect: Option<RuleEffect>,
     /// The rewrite of the path.
     pub rewrite: Option<Rewrite>,
+    /// Who may use it; `None` for everybody.
+    pub access: Option<Arc<AccessRules>>,
     /// The edits to the fields of requests.
     pub request: Fields,
     /// The edits to the fields of responses.
@@ -167,6 +176,7 @@ impl RouteEntry {
             body: settings.body_bytes.unwrap_or(body),
             effect: (!settings.persistence).then_some(RuleEffect::Exempt),
             rewrite: Rewrite::new(settings.strip_prefix.as_deref(), settings.add_prefix.as_deref()),
+            access: None,
             request,
             response: settings.response_headers.clone(),
         }
@@ -183,7 +193,7 @@ impl Routes {
         listener: impl Fn(&str) -> Option<usize>,
         pool: impl Fn(&str) -> Option<(usize, &'t Timeouts)>,
     ) -> Routes {
-        let mut all = Routes::default();
+        let (mut all, mut folded) = (Routes::default(), Vec::new());
         for each in settings {
             let entry = match &each.action {
                 RouteAction::Redirect(redirect) => {
@@ -200,19 +210,54 @@ impl Routes {
             let listeners: Option<Vec<usize>> = (!each.listeners.is_empty()).then(tied);
             let any = each.hosts.is_empty().then_some(HostMatch::Any);
             for host in each.hosts.iter().map(|host| HostMatch::parse(host)).chain(any) {
-                let prefix = each.path_prefix.trim_end_matches('/').into();
+                let prefix: String = each.path_prefix.trim_end_matches('/').into();
                 let matches = RouteMatch { listeners: listeners.clone(), is_secure: each.is_secure, host, prefix };
+                let prefix = matches.prefix.to_ascii_lowercase();
+                folded.push((RouteMatch { prefix, ..matches.clone() }, all.entries.len()));
                 all.index.insert(matches, all.entries.len());
             }
+            let entry = RouteEntry { access: all.access_rules(&each.access), ..entry };
             all.entries.push(entry);
         }
+        all.fold(folded);
         all
+    }
+
+    /// Makes the access rules of the next route. Equal rules are one value, so that they are quickly compared.
+    fn access_rules(&self, settings: &access::Settings) -> Option<Arc<AccessRules>> {
+        let rules = AccessRules::new(settings)?;
+        let mut known = self.entries.iter().filter_map(|entry| entry.access.as_ref());
+        Some(known.find(|known| ***known == rules).map_or_else(|| Arc::new(rules), Arc::clone))
+    }
+
+    /// Makes the index for paths in lower case, if any route has access rules. Of routes that differ in case only, one
+    /// with rules goes first.
+    fn fold(&mut self, matches: Vec<(RouteMatch, usize)>) {
+        let has_rules = |position: usize| self.entry(position).is_some_and(|entry| entry.access.is_some());
+        let (with, without): (Vec<_>, Vec<_>) = matches.into_iter().partition(|(_, position)| has_rules(*position));
+        if with.is_empty() {
+            return;
+        }
+        let mut folded = RouteIndex::default();
+        with.into_iter().chain(without).for_each(|(matches, position)| folded.insert(matches, position));
+        self.folded = Some(folded);
     }
 
     /// Finds the position of the route entry for a request to `host` (without port, in any case) and `path` that was
     /// received by the listener with this id.
     pub fn find(&self, listener: usize, is_secure: bool, host: &str, path: &str) -> Option<usize> {
         self.index.find(listener, is_secure, host, path)
+    }
+
+    /// Finds the route entry like [`Routes::find`], for a path in lower case, whatever the case of prefixes. `None` if no
+    /// route has access rules, either.
+    pub(super) fn find_folded(&self, listener: usize, is_secure: bool, host: &str, path: &str) -> Option<&RouteEntry> {
+        self.entry(self.folded.as_ref()?.find(listener, is_secure, host, path)?)
+    }
+
+    /// Whether any route has access rules.
+    pub fn has_access_rules(&self) -> bool {
+        self.folded.is_some()
     }
 
     /// The route entry at a position.

@@ -22,8 +22,8 @@ use crate::affinity::pin_names::PinNames;
 use crate::balance::{self, Balancer};
 use crate::copies::PoolCopies;
 use crate::pool::{Live, Pool};
-use crate::telemetry::LimitCounters;
 use crate::telemetry::metrics::Series;
+use crate::telemetry::{DenialCounters, LimitCounters};
 use crate::upstream;
 
 /// One configuration in use.
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub unrouted: Arc<Series>,
     /// Counts requests and connections that reached a limit.
     pub limited: Arc<LimitCounters>,
+    /// Counts requests that the access rules of a route refused.
+    pub denied: Arc<DenialCounters>,
 }
 
 /// A pool, and everything that serving from it needs.

@@ -2,10 +2,9 @@
 //! Invariant: each thread writes its own counters; a total adds up those of all threads.
 //! Must not know: the values of the limits.
 
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::DescriptorEncoder;
 
-use crate::per_thread::{Counter, PerThread};
+use super::event_counters::{EventCounters, Family};
 
 /// A limit on what clients may use, as an event: a client has reached it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,39 +43,33 @@ impl Limit {
 
 /// The counters of all limits.
 #[derive(Debug)]
-pub struct LimitCounters {
-    by_limit: PerThread<[Counter; Limit::NAMES.len()]>,
-}
+pub struct LimitCounters(EventCounters<{ Limit::NAMES.len() }>);
+
+const FAMILY: Family<{ Limit::NAMES.len() }> = Family {
+    name: "linchpin_limited",
+    help: "How often clients reached a limit, by the limit's name",
+    label: "limit",
+    values: Limit::NAMES,
+};
 
 impl LimitCounters {
     /// Makes counters for `threads` threads.
     pub fn new(threads: usize) -> LimitCounters {
-        LimitCounters { by_limit: PerThread::new(threads) }
+        LimitCounters(EventCounters::new(threads))
     }
 
     /// Counts one event on `thread`. Only that thread may call this.
     pub fn count(&self, thread: usize, limit: Limit) {
-        if let Some(counters) = self.by_limit.get(thread) {
-            counters[limit as usize].add(1);
-        }
+        self.0.count(thread, limit as usize);
     }
 
     /// Returns the count of one limit over all threads.
     pub fn total(&self, limit: Limit) -> u64 {
-        self.sum(limit as usize)
+        self.0.total(limit as usize)
     }
 
     /// Writes the metric `linchpin_limited`.
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let help = "How often clients reached a limit, by the limit's name";
-        let mut family = encoder.encode_descriptor("linchpin_limited", help, None, MetricType::Counter)?;
-        for (at, name) in Limit::NAMES.iter().enumerate() {
-            family.encode_family(&[("limit", *name)])?.encode_counter::<NoLabelSet, _, u64>(&self.sum(at), None)?;
-        }
-        Ok(())
-    }
-
-    fn sum(&self, at: usize) -> u64 {
-        self.by_limit.iter().map(|counters| counters[at].get()).sum()
+        self.0.encode(&FAMILY, encoder)
     }
 }

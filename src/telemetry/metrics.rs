@@ -53,6 +53,7 @@ pub struct Metrics {
     series: Mutex<BTreeMap<Box<str>, ByBackend>>,
     listeners: Mutex<Vec<Arc<ListenerCounters>>>,
     limited: Arc<LimitCounters>,
+    denied: Arc<DenialCounters>,
     dropped_lines: Arc<AtomicU64>,
 }
 
@@ -98,8 +99,9 @@ struct Shard {
 impl Metrics {
     /// Makes the counters of a process with `threads` data-path threads.
     pub fn new(threads: usize, labels: Labels, dropped_lines: Arc<AtomicU64>) -> Metrics {
-        let limited = Arc::new(LimitCounters::new(threads));
-        Metrics { threads, labels, series: Mutex::default(), listeners: Mutex::default(), limited, dropped_lines }
+        let (limited, denied) = (Arc::new(LimitCounters::new(threads)), Arc::new(DenialCounters::new(threads)));
+        let (series, listeners) = (Mutex::default(), Mutex::default());
+        Metrics { threads, labels, series, listeners, limited, denied, dropped_lines }
     }
 
     /// Returns the counters of a backend. The same names get the same counters, so a reload keeps them. An empty name
@@ -128,6 +130,11 @@ impl Metrics {
     /// Returns the counters of the limits on clients.
     pub fn limited(&self) -> &Arc<LimitCounters> {
         &self.limited
+    }
+
+    /// Returns the counters of requests that access rules refused.
+    pub fn denied(&self) -> &Arc<DenialCounters> {
+        &self.denied
     }
 
     /// Merges the counts of removed backends into one series per pool: with backends that are added and removed all
@@ -421,6 +428,7 @@ impl Collector for Metrics {
         }
 
         self.limited.encode(&mut encoder)?;
+        self.denied.encode(&mut encoder)?;
 
         let help = "Lines of the access log that were lost because its disk or reader failed or was too slow";
         encoder

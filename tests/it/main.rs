@@ -7,6 +7,7 @@
 mod support;
 
 mod abuse;
+mod access;
 mod admin_access;
 mod admin_places;
 mod architecture;
