@@ -14,6 +14,7 @@ mod document;
 mod file;
 mod listeners;
 mod names;
+mod pages;
 mod persistence;
 mod plan;
 mod pools;
@@ -27,6 +28,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod users;
 mod values;
 
 use std::path::{Path, PathBuf};

@@ -10,11 +10,17 @@ pub mod passive;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::upstream;
+
 /// `[pools.health]`, without rise and fall (see [`crate::pool::health_state::Settings`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// What a probe sends, and what it expects.
     pub probe: Probe,
+    /// The port that is probed, if not the backend's own.
+    pub port: Option<u16>,
+    /// How probes connect, if not as requests do.
+    pub upstream: Option<upstream::Settings>,
     /// The time from the start of one probe to the start of the next. It varies by up to a tenth, so that the probes of
     /// many proxies don't reach a backend all at once.
     pub interval: Duration,
@@ -42,7 +48,8 @@ pub enum Probe {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { probe: Probe::None, interval: Duration::from_secs(2), timeout: Duration::from_secs(2) }
+        let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(2));
+        Settings { probe: Probe::None, port: None, upstream: None, interval, timeout }
     }
 }
 

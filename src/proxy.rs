@@ -4,6 +4,8 @@
 
 pub mod access;
 mod attempt;
+mod authorize;
+pub mod basic_auth;
 mod bind;
 pub mod body;
 pub mod client;
@@ -22,6 +24,8 @@ pub mod key;
 mod leave;
 mod open;
 mod order;
+pub mod pages;
+pub mod password_checks;
 mod path_readings;
 pub mod rate;
 mod record;
@@ -49,6 +53,7 @@ pub mod tunnel;
 mod unread;
 mod upgrade;
 mod upload;
+pub mod users;
 pub mod via;
 mod wait;
 
@@ -213,7 +218,7 @@ async fn serve(
     }
     reserved_path::check(head.uri.path())?;
     let route = exchange.find_route(&view, host.as_ref(), head).ok_or(ProxyError::NoRoute)?;
-    exchange.check_access(&view, route, host.as_ref(), head)?;
+    authorize::authorize(exchange, &view, route, host.as_ref(), head).await?;
     let service = match &route.action {
         RouteAction::Pool(pool) => view.service(*pool).ok_or(ProxyError::NoRoute)?,
         RouteAction::Redirect(redirect) => {
@@ -238,6 +243,7 @@ async fn serve(
     let request = bind::BindFacts::of(head, identity, key);
     let draw = service.hash.as_ref().and_then(|settings| settings.hash(head, identity.address));
     let expects = headers::to_backend(&mut head.headers, host.as_ref(), &client, identity, exchange.id());
+    exchange.record.user.iter().for_each(|user| user.name_to_backend(&mut head.headers));
     if let Some(via) = via {
         via.add(&mut head.headers, head.version);
     }

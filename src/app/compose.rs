@@ -18,6 +18,7 @@ use crate::pool::inherited::{InheritedBackends, PoolState};
 use crate::pool::reconcile::Reconciler;
 use crate::pool::{self, Pool, backend};
 use crate::proxy::headers;
+use crate::proxy::password_checks::PasswordChecks;
 use crate::proxy::rate::{self, RateLimiter};
 use crate::proxy::route::Routes;
 use crate::proxy::snapshot::{Service, Snapshot};
@@ -46,6 +47,8 @@ pub(super) struct Composer {
     process: u64,
     /// The rate limit, and the recent requests of each client.
     limiter: Option<(rate::Settings, Arc<RateLimiter>)>,
+    /// The limits on passwords, and each client's recent failures, if a route asks for passwords.
+    password_checks: Option<Arc<PasswordChecks>>,
 }
 
 /// A pool's persistence, and the settings and keys that it was made of.
@@ -77,6 +80,7 @@ impl Composer {
             affinities: HashMap::new(),
             process: rand::random(),
             limiter: None,
+            password_checks: None,
         }
     }
 
@@ -121,6 +125,7 @@ impl Composer {
         if self.random_key.is_none() && plan.has_random_key {
             self.random_key = Some(Arc::clone(plan.keys.first()));
         }
+        adopt_users(&self.plan, &plan);
         (self.plan, self.accesses, self.listeners) = (Plan { keys, ..plan }, accesses, listeners);
     }
 
@@ -152,6 +157,17 @@ impl Composer {
             pool.pool.backends = backends;
         }
         is_new
+    }
+
+    /// Returns the limits on passwords: those in use, if they are the same.
+    fn next_password_checks(&self) -> Option<Arc<PasswordChecks>> {
+        self.plan.routes.iter().find(|route| route.access.basic_auth.is_some())?;
+        let settings = self.plan.login_failures;
+        Some(match &self.password_checks {
+            Some(known) if known.are_for(settings) => Arc::clone(known),
+            Some(known) => Arc::new(known.with(settings)),
+            None => Arc::new(PasswordChecks::new(settings, self.threads)),
+        })
     }
 
     /// Composes the snapshot of the current plan.
@@ -190,6 +206,7 @@ impl Composer {
             _ => (rate, Arc::new(RateLimiter::new(rate, clock::now()))),
         };
         self.limiter = self.plan.rate.map(limiter);
+        self.password_checks = self.next_password_checks();
         let plans = self.plan.pools.iter().enumerate();
         let plans: HashMap<_, _> =
             plans.map(|(position, plan)| (plan.pool.name.as_str(), (position, &plan.timeouts))).collect();
@@ -204,10 +221,20 @@ impl Composer {
             pin_names: PinNames::new(self.plan.pools.iter().map(|pool| &pool.persistence)),
             limits: headers::HeadLimits { fields: limits.header_count, target: limits.target_bytes },
             limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
+            password_checks: self.password_checks.clone(),
             unrouted: self.metrics.series("", ""),
             limited: Arc::clone(self.metrics.limited()),
             denied: Arc::clone(self.metrics.denied()),
         }
+    }
+}
+
+/// Takes over which passwords were verified for the users of the same file.
+fn adopt_users(before: &Plan, next: &Plan) {
+    for auth in next.routes.iter().filter_map(|route| route.access.basic_auth.as_ref()) {
+        let mut all = before.routes.iter().filter_map(|route| route.access.basic_auth.as_ref());
+        let same = all.find(|known| known.file == auth.file);
+        same.into_iter().for_each(|known| auth.users.adopt(&known.users));
     }
 }
 
@@ -227,6 +254,7 @@ fn service(plan: &PoolPlan, pool: &Arc<Pool>, access: &Access, affinity: &Arc<Af
         hash: plan.hash.clone(),
         retry: plan.retry.clone(),
         timeouts: plan.timeouts.clone(),
+        pages: plan.pages.clone(),
         mark: None,
         copies: None,
         upstream: access.clone(),

@@ -63,7 +63,7 @@ impl PoolProbes {
     fn new(service: &Service, plan: &PoolPlan) -> PoolProbes {
         let pool = Arc::new(ArcSwap::new(Arc::clone(&service.pool)));
         let follows_time = tokio::spawn(active::follow_time(Arc::clone(&pool)));
-        let (settings, access) = (plan.health.clone(), service.upstream.clone());
+        let (settings, access) = (plan.health.clone(), service.upstream.for_probes().clone());
         PoolProbes {
             prober: Arc::new(Prober::new(pool, settings.clone(), access.clone())),
             settings,
@@ -75,7 +75,7 @@ impl PoolProbes {
 
     /// Returns whether these are the probes that the settings mean.
     fn is_for(&self, service: &Service, plan: &PoolPlan) -> bool {
-        let access = &service.upstream;
+        let access = service.upstream.for_probes();
         let is_same_tls = match (&self.access.tls, &access.tls) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (None, None) => true,

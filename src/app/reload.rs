@@ -175,8 +175,27 @@ fn changes(running: &Running, next: &Plan) -> Vec<ReloadChange> {
         contents.extend((current.0 != next.0).then(|| key_path(&["admin", "token_file"])));
         contents.extend((current.1 != next.1).then(|| key_path(&["admin", "read_token_file"])));
     }
+    contents.extend(
+        new_contents(current, next).filter(|path| !changes.iter().any(|change| path.starts_with(&change.path))),
+    );
     changes.extend(contents.into_iter().map(reload_changes::of_content));
     changes
+}
+
+/// Lists the keys of the files with other content: of users and of pages.
+fn new_contents<'p>(current: &'p Plan, next: &'p Plan) -> impl Iterator<Item = String> + 'p {
+    let pages = next.pools.iter().filter_map(|next| {
+        let current = current.pools.iter().find(|current| current.pool.name == next.pool.name)?;
+        (current.pages != next.pages).then(|| key_path(&["pools", &next.pool.name, "pages"]))
+    });
+    let users = next.routes.iter().filter_map(|route| {
+        let auth = route.access.basic_auth.as_ref()?;
+        let mut known = current.routes.iter().filter_map(|route| route.access.basic_auth.as_ref());
+        let is_new = known.any(|known| known.file == auth.file && known.users != auth.users);
+        let name = format!("{}{}", route.hosts.first().map_or("", String::as_str), route.path_prefix);
+        is_new.then(|| key_path(&["routes", &name, "basic_auth", "file"]))
+    });
+    pages.chain(users)
 }
 
 /// Reads the certificates again that are in use already, and lists those that are new. Files that can't be used are an

@@ -8,7 +8,7 @@ use crate::config::{Plan, PoolPlan};
 use crate::runtime::ListenerSettings;
 use crate::tls::reload::Reload;
 use crate::tls::{self, Acceptor, Connector};
-use crate::upstream::Access;
+use crate::upstream::{self, Access};
 
 /// All TLS acceptors and connectors.
 #[derive(Clone, Default)]
@@ -43,16 +43,25 @@ impl TlsSetup {
                 None => Acceptor::open(&listener.name, settings).map(|acceptor| Some(Arc::new(acceptor))),
             }
         };
+        let connector = |pool: &PoolPlan, settings: &upstream::Settings| -> Result<_, tls::Error> {
+            let Some(tls) = &settings.tls else { return Ok(None) };
+            let same_pool = known_pools.iter().position(|known| known.pool.name == pool.pool.name);
+            let accesses = same_pool.and_then(|at| self.accesses.get(at));
+            let known = accesses.into_iter().flat_map(|access| [access, access.for_probes()]);
+            let same = known.into_iter().find(|known| known.settings.tls.as_ref() == Some(tls));
+            match same.and_then(|known| known.tls.clone()) {
+                Some(connector) => Ok(Some(connector)),
+                None => Connector::open(&pool.pool.name, tls).map(|connector| Some(Arc::new(connector))),
+            }
+        };
         let access = |pool: &PoolPlan| -> Result<Access, tls::Error> {
             let settings = pool.upstream.clone();
-            let Some(tls) = &settings.tls else { return Ok(Access { settings, tls: None }) };
-            let is_same = |known: &PoolPlan| known.pool.name == pool.pool.name && known.upstream.tls == settings.tls;
-            let known = known_pools.iter().position(is_same).and_then(|at| self.accesses.get(at)?.tls.clone());
-            let connector = match known {
-                Some(connector) => connector,
-                None => Arc::new(Connector::open(&pool.pool.name, tls)?),
+            let own = |settings: &upstream::Settings| {
+                let tls = connector(pool, settings)?;
+                Ok(Arc::new(Access { tls, settings: settings.clone(), probes: None }))
             };
-            Ok(Access { tls: Some(connector), settings })
+            let probes = pool.health.upstream.as_ref().map(own).transpose()?;
+            Ok(Access { tls: connector(pool, &settings)?, settings, probes })
         };
         Ok(TlsSetup {
             acceptors: listeners.iter().map(acceptor).collect::<Result<_, _>>()?,
@@ -63,7 +72,8 @@ impl TlsSetup {
     /// Lists the components whose files are watched.
     pub(super) fn watched(&self) -> Vec<Arc<dyn Reload>> {
         let of_clients = self.acceptors.iter().flatten().map(|acceptor| Arc::clone(acceptor) as Arc<dyn Reload>);
-        let of_backends = self.accesses.iter().filter_map(|access| access.tls.as_ref());
+        let of_probes = self.accesses.iter().filter_map(|access| access.probes.as_deref());
+        let of_backends = self.accesses.iter().chain(of_probes).filter_map(|access| access.tls.as_ref());
         let of_backends = of_backends.map(|connector| Arc::clone(connector) as Arc<dyn Reload>);
         of_clients.chain(of_backends).collect()
     }

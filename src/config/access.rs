@@ -1,5 +1,5 @@
-//! Owns: the checks of which listeners a route serves.
-//! Invariant: a route names only listeners of the file; serving listeners with and without client certificates warns.
+//! Owns: the checks of which listeners and clients a route serves.
+//! Invariant: a route names only listeners of the file; a way around certificates, passwords or addresses warns.
 //! Must not know: what a route does; TLS handshakes.
 
 use std::path::Path;
@@ -8,7 +8,9 @@ use super::file::Draft;
 use super::listeners::ListenerDraft;
 use super::reach::is_open_at;
 use super::report::Notes;
+use super::routes::RouteDraft;
 use super::values::{known, shown};
+use crate::proxy::access::AccessRules;
 use crate::tls::server::ClientVerification;
 
 /// Notes routes and listeners that do not fit together.
@@ -31,6 +33,8 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     }
     unreached(draft, notes);
     certificates(draft, notes);
+    passwords(draft, notes);
+    other_hosts(draft, notes);
 }
 
 /// Notes listeners without a route: every request to them gets a 404.
@@ -71,6 +75,48 @@ fn certificates(draft: &Draft, notes: &Notes<'_>) {
             name(other)
         );
         notes.warn(span, problem, format!("{write} listeners = [{}], or name both listeners there", name(strict)));
+    }
+}
+
+/// Notes routes whose passwords travel over a network without TLS.
+fn passwords(draft: &Draft, notes: &Notes<'_>) {
+    let in_the_clear = |listener: &&ListenerDraft| {
+        let address = listener.address.as_ref().and_then(|address| address.value.ip());
+        listener.serves() && !listener.may_receive(true) && address.is_some_and(|ip| !ip.is_loopback())
+    };
+    for route in draft.routes.iter().filter(|route| route.settings.access.basic_auth.is_some()) {
+        let is_open = |listener: &&ListenerDraft| route.settings.is_secure != Some(true) && is_open_at(route, listener);
+        if let Some(listener) = draft.listeners.iter().filter(in_the_clear).find(is_open) {
+            let name = shown(&listener.name().unwrap_or_default());
+            let problem =
+                format!("the listener {name} has no TLS: passwords of this route cross the network in the clear");
+            notes.warn(&route.span, problem, "write scheme = \"https\" here, or [listeners.tls] there");
+        }
+    }
+}
+
+/// Notes routes of every host to a pool that a route of certain hosts leads to with access rules: a client chooses its
+/// Host, and gets around them.
+fn other_hosts(draft: &Draft, notes: &Notes<'_>) {
+    let has_rules = |route: &RouteDraft| AccessRules::new(&route.settings.access).is_some();
+    let pool = |route: &RouteDraft| route.pool.as_ref().map(|pool| pool.value.clone());
+    for open in draft.routes.iter().filter(|route| !route.has_hosts && route.pool.is_some() && !has_rules(route)) {
+        let is_guarded = |other: &&RouteDraft| {
+            let prefix = |route: &RouteDraft| route.settings.path_prefix.trim_end_matches('/').to_owned();
+            other.has_hosts
+                && has_rules(other)
+                && pool(other) == pool(open)
+                && prefix(other).starts_with(&prefix(open))
+                && (open.listeners.is_empty() || other.listeners.is_empty())
+        };
+        if let Some(other) = draft.routes.iter().find(is_guarded) {
+            let line = notes.line_of(other.span.start) + 1;
+            let problem = format!(
+                "this leads every other host to the same pool as the route in line {line}, without its access rules: a \
+                 client gets around them with another Host"
+            );
+            notes.warn(&open.span, problem, "write the same rules here, or `hosts`");
+        }
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
         persistence(pool, notes);
         copies(pool, notes);
         queue(pool, notes);
+        probes(pool, notes);
         rebalance(pool, notes);
         if pool.balance == BalancerKind::LeastSessions && !pool.pins() && notes.is_whole() {
             let problem =
@@ -261,6 +262,15 @@ fn copies(pool: &PoolDraft, notes: &Notes<'_>) {
         let total = humantime::format_duration(pool.timeouts.total);
         let problem = format!("`handover` never applies: `total` ends the request after {total}");
         notes.warn(&pool.copies_at, problem, "shorten it, or make `total` longer");
+    }
+}
+
+/// Warns of backends that have no port to probe.
+fn probes(pool: &PoolDraft, notes: &Notes<'_>) {
+    let addresses = pool.backends.iter().filter_map(|backend| backend.address.as_ref());
+    if pool.health.port.is_some() && addresses.into_iter().any(|address| address.value.unix().is_some()) {
+        let problem = "`port` has no effect for backends at Unix sockets, which are probed there";
+        notes.warn(&pool.health_port_at, problem, "remove it, or write IP addresses");
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) struct Draft {
     pub(super) max_connections: Option<Range<usize>>,
     pub(super) watch: bool,
     pub(super) rate: Option<rate::Settings>,
+    pub(super) login_failures: rate::Settings,
     pub(super) replay_memory: usize,
     pub(super) via: Option<String>,
     pub(super) log: telemetry::Settings,
@@ -56,15 +57,17 @@ impl KeyDraft {
 
 impl Draft {
     pub(super) fn read(root: &Table<'_>) -> Draft {
-        let ((server, rate, replay_memory, via), watch, max_connections) = root.section("server", |table| {
-            let (settings, watch) = (server(table), table.get("watch", flag).unwrap_or(false));
-            (settings, watch, table.has("max_connections").then(|| table.at("max_connections")))
-        });
+        let ((server, (rate, login_failures), replay_memory, via), watch, max_connections) =
+            root.section("server", |table| {
+                let (settings, watch) = (server(table), table.get("watch", flag).unwrap_or(false));
+                (settings, watch, table.has("max_connections").then(|| table.at("max_connections")))
+            });
         Draft {
             server,
             max_connections,
             watch,
             rate,
+            login_failures,
             replay_memory,
             via,
             log: root.section("log", log),
@@ -80,7 +83,7 @@ impl Draft {
     }
 }
 
-fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usize, Option<String>) {
+fn server(table: &Table<'_>) -> (runtime::Settings, (Option<rate::Settings>, rate::Settings), usize, Option<String>) {
     let default = runtime::Settings::default();
     let mut settings = runtime::Settings {
         threads: table.get("threads", whole(0..=1024)).unwrap_or(default.threads),
@@ -92,9 +95,9 @@ fn server(table: &Table<'_>) -> (runtime::Settings, Option<rate::Settings>, usiz
     };
     let replay_memory = table.get("replay_memory", size(0..=1 << 40)).unwrap_or(replay::MEMORY);
     let via = table.get("via", known_as).unwrap_or_else(|| Some(via::NAME.into()));
-    let (limits, rate) = table.section("limits", |table| (limits(table), rate_of(table)));
+    let (limits, rates) = table.section("limits", |table| (limits(table), (rate_of(table), login_failures(table))));
     settings.limits = limits;
-    (settings, rate, replay_memory, via)
+    (settings, rates, replay_memory, via)
 }
 
 /// Reads `via`: `false` for no field, or the name of this Linchpin in it.
@@ -124,6 +127,13 @@ fn limits(table: &Table<'_>) -> runtime::Limits {
         table.notes().warn(&table.at("target_bytes"), problem, "lower `target_bytes`, or raise `header_bytes`");
     }
     limits
+}
+
+/// Reads how many wrong passwords a client may send.
+fn login_failures(table: &Table<'_>) -> rate::Settings {
+    let (requests, per) =
+        table.get("login_failures_per_client", rate(1..=100_000)).unwrap_or((10, Duration::from_secs(60)));
+    rate::Settings { requests, per, burst: requests }
 }
 
 /// Reads the request rate of a client. The default burst is what the rate allows in one second.

@@ -25,6 +25,8 @@ pub struct Plan {
     pub watch: bool,
     /// The request rate of each client, from `[server.limits]`.
     pub rate: Option<proxy::rate::Settings>,
+    /// The wrong passwords of each client, from `[server.limits]`.
+    pub login_failures: proxy::rate::Settings,
     /// `replay_memory` of `[server]`, in bytes.
     pub replay_memory: usize,
     /// The name of this Linchpin in Via; `None` for no such field.
@@ -101,6 +103,8 @@ pub struct PoolPlan {
     pub health: health::Settings,
     /// `[pools.retry]`.
     pub retry: proxy::retry::Settings,
+    /// `[pools.pages]`.
+    pub pages: proxy::pages::Settings,
     /// `[pools.timeouts]`.
     pub timeouts: proxy::Timeouts,
     /// `[pools.upstream]`.
@@ -137,6 +141,7 @@ impl Draft {
             server: self.server,
             watch: self.watch,
             rate: self.rate,
+            login_failures: self.login_failures,
             replay_memory: self.replay_memory,
             via: self.via,
             log: self.log,
@@ -169,6 +174,7 @@ impl PoolDraft {
             copies: self.copies,
             health: self.health,
             retry: self.retry,
+            pages: self.pages,
             timeouts: self.timeouts,
             upstream: self.upstream,
             discover: self.discover.into_iter().collect::<Option<_>>()?,

@@ -11,6 +11,7 @@ use super::addresses::backend_endpoint;
 use super::copies;
 use super::discovery;
 use super::names::{authority, cookie_name, field_name, name, parameter, target};
+use super::pages::pages;
 use super::persistence::persistence;
 use super::reader::{Spanned, Table};
 use super::report::Notes;
@@ -48,9 +49,12 @@ pub(super) struct PoolDraft {
     /// The position of `copies`.
     pub(super) copies_at: Range<usize>,
     pub(super) health: health::Settings,
+    /// The position of `port` in `health`.
+    pub(super) health_port_at: Range<usize>,
     pub(super) health_state: health_state::Settings,
     pub(super) retry: retry::Settings,
     pub(super) timeouts: Timeouts,
+    pub(super) pages: crate::proxy::pages::Settings,
     pub(super) upstream: upstream::Settings,
     pub(super) backends: Vec<BackendDraft>,
     pub(super) discover: Vec<Option<discover::Settings>>,
@@ -126,7 +130,9 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         (persistence, cookie_at, table.at(if table.has("wait") { "wait" } else { "on" }))
     });
     let mut health_state = health_state::Settings::default();
-    let health = table.section("health", |table| health(table, &mut health_state));
+    let upstream = table.section("upstream", upstream);
+    let (health, health_port_at) =
+        table.section("health", |table| (health(table, &mut health_state, &upstream), table.at("port")));
     table.section("ejection", |table| ejection(table, &mut health_state));
     PoolDraft {
         span: table.span().clone(),
@@ -145,10 +151,12 @@ pub(super) fn pool(table: &Table<'_>) -> PoolDraft {
         copies: table.section("copies", copies::copies),
         copies_at: table.at("copies"),
         health,
+        health_port_at,
         health_state,
         retry: table.section("retry", retry),
         timeouts: table.section("timeouts", timeouts),
-        upstream: table.section("upstream", upstream),
+        pages: table.section("pages", pages),
+        upstream,
         backends: table.sections("backends", backend),
         discover: table.sections("discover", discovery::discover),
     }
@@ -266,7 +274,23 @@ enum ProbeType {
     None,
 }
 
-fn health(table: &Table<'_>, health_state: &mut health_state::Settings) -> health::Settings {
+/// Reads `tls` of `[pools.health]`: how probes connect, if not as requests do. A port of its own is another server on the
+/// same machine: it gets no PROXY header, as with HAProxy, and HTTP/2 only if it offers that.
+fn probe_connections(table: &Table<'_>, requests: &upstream::Settings) -> (Option<u16>, Option<upstream::Settings>) {
+    let port = table.get("port", whole(1..=65535));
+    let own_tls = table.switched_section("tls", tls::upstream).flatten();
+    let tls = if table.has("tls") { own_tls } else { requests.tls.clone() };
+    let proxy_protocol = requests.proxy_protocol.filter(|_| port.is_none());
+    let http2 = requests.http2 && (!table.has("tls") || tls.is_some()) && (port.is_none() || tls.is_some());
+    let own = upstream::Settings { tls, proxy_protocol, http2, ..requests.clone() };
+    (port, Some(own).filter(|own| own != requests))
+}
+
+fn health(
+    table: &Table<'_>,
+    health_state: &mut health_state::Settings,
+    requests: &upstream::Settings,
+) -> health::Settings {
     let default = health::Settings::default();
     let kinds = word([("http", ProbeType::Http), ("tcp", ProbeType::Tcp), ("none", ProbeType::None)]);
     let default_type = if table.is_present() { ProbeType::Http } else { ProbeType::None };
@@ -300,8 +324,16 @@ fn health(table: &Table<'_>, health_state: &mut health_state::Settings) -> healt
         ProbeType::Tcp => Probe::Tcp,
         ProbeType::None => Probe::None,
     };
+    let (port, upstream) = probe_connections(table, requests);
+    if kind == ProbeType::None {
+        for key in ["port", "tls"].into_iter().filter(|key| table.has(key)) {
+            let problem = format!("`{key}` has no effect: there are no probes");
+            table.notes().warn(&table.at(key), problem, "remove it, or write type = \"http\" or \"tcp\"");
+        }
+    }
     // With probes every second, an operator hardly wants to wait two seconds for each.
-    health::Settings { probe, interval, timeout: timeout.unwrap_or(default.timeout.min(interval)) }
+    let timeout = timeout.unwrap_or(default.timeout.min(interval));
+    health::Settings { probe, port, upstream, interval, timeout }
 }
 
 fn ejection(table: &Table<'_>, health_state: &mut health_state::Settings) {

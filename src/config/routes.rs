@@ -13,6 +13,7 @@ use super::names::{authority, edited_field, host_pattern, name, network, path_pr
 use super::pools::{PoolDraft, warn_of_total};
 use super::reader::{Spanned, Table};
 use super::report::Notes;
+use super::users;
 use super::values::{
     InvalidValue, MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, plain_text, shown, text, whole,
     word,
@@ -139,7 +140,9 @@ fn access(table: &Table<'_>) -> access::Settings {
         let networks = table.filled_list(key, network).unwrap_or_default();
         networks.into_iter().map(|spot| spot.value).collect()
     };
-    let settings = access::Settings { allow: list("allow"), deny: list("deny") };
+    let basic_auth =
+        table.section("basic_auth", |table| table.is_present().then(|| users::basic_auth(table))).flatten();
+    let settings = access::Settings { allow: list("allow"), deny: list("deny"), basic_auth };
     if AccessRules::new(&settings).is_some_and(|rules| rules.refuse_everybody()) {
         let problem = "`deny` has every address that `allow` has: the route refuses all clients";
         table.notes().warn(&table.at("deny"), problem, "`deny` always wins: take addresses out of it");

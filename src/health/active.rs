@@ -105,7 +105,8 @@ pub async fn watch(prober: Arc<Prober>, name: Arc<str>, live: Arc<Live>) {
             continue;
         }
         let mut answer = None;
-        let probe = probe(backend.address(), &settings.probe, upstream, &mut answer);
+        let address = settings.port.map_or_else(|| backend.address().clone(), |port| backend.address().with_port(port));
+        let probe = probe(&address, &settings.probe, upstream, &mut answer);
         let result = Box::pin(timeout(settings.timeout, probe)).await;
         let result = result.unwrap_or(Err(Refusal::Timeout));
         let now = Instant::now();

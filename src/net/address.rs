@@ -42,6 +42,15 @@ impl Address {
         }
     }
 
+    /// Returns the address with another port; that of a Unix socket as it is.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Address {
+        match self {
+            Address::Tcp(address) => Address::Tcp(SocketAddr::new(address.ip(), port)),
+            Address::Unix(path) => Address::Unix(path.clone()),
+        }
+    }
+
     /// Returns the IP address, if there is one.
     pub fn ip(&self) -> Option<IpAddr> {
         self.tcp().map(|address| address.ip())

@@ -41,6 +41,11 @@ pub enum ProxyError {
         /// The time until it may send the next request.
         wait: Duration,
     },
+    /// The client has sent too many wrong passwords.
+    TooManyFailures {
+        /// The time until it may send the next password.
+        wait: Duration,
+    },
     /// No route matches the request.
     NoRoute,
     /// The access rules of the route refuse the request.
@@ -82,6 +87,7 @@ impl ProxyError {
             ProxyError::BodyTimeout => "body_timeout",
             ProxyError::BodyAborted => "body_aborted",
             ProxyError::TooMany { .. } => "too_many_requests",
+            ProxyError::TooManyFailures { .. } => "too_many_login_failures",
             ProxyError::NoRoute => "no_route",
             ProxyError::Denied(denial) => denial.as_str(),
             ProxyError::Loop => "loop",
@@ -103,6 +109,7 @@ impl ProxyError {
     pub fn limit(self) -> Option<Limit> {
         match self {
             ProxyError::TooMany { .. } => Some(Limit::RequestsPerClient),
+            ProxyError::TooManyFailures { .. } => Some(Limit::LoginFailuresPerClient),
             ProxyError::BodyTooLarge => Some(Limit::BodyBytes),
             ProxyError::TargetTooLong => Some(Limit::TargetBytes),
             ProxyError::TooManyFields => Some(Limit::Header),

@@ -24,7 +24,7 @@ use super::snapshot::{KeptBackend, Service, ThreadSnapshot};
 use super::thread::ThreadState;
 use super::timeouts::Timeouts;
 use super::wait::QueuePosition;
-use super::{access, host, respond, streams};
+use super::{host, respond, streams};
 use crate::affinity::rules::RuleEffect;
 use crate::affinity::{Decision, Verdict};
 use crate::clock::{self, Deadline};
@@ -63,7 +63,8 @@ pub struct Exchange {
     /// The response is a stream; one of events, which may end at any time.
     is_stream: bool,
     is_event_stream: bool,
-    record: RequestRecord,
+    /// What is known of it for the access log.
+    pub(super) record: RequestRecord,
 }
 
 impl Exchange {
@@ -142,23 +143,6 @@ impl Exchange {
         limiter.take(self.identity.address, clock::now()).map_err(|wait| ProxyError::TooMany { wait })
     }
 
-    /// Checks whether the client may use the route.
-    pub(super) fn check_access(
-        &self,
-        view: &ThreadSnapshot,
-        route: &RouteEntry,
-        host: Option<&HeaderValue>,
-        head: &request::Parts,
-    ) -> Result<(), ProxyError> {
-        let routes = &view.snapshot().routes;
-        if !routes.has_access_rules() {
-            return Ok(());
-        }
-        let (listener, is_secure) = (self.client.listener_id(), self.identity.is_secure);
-        let requested = access::Requested { listener, is_secure, host, path: head.uri.path() };
-        access::check(routes, route, requested, self.identity.client()).map_err(ProxyError::Denied)
-    }
-
     /// Returns the route's changes to header fields, if it has any.
     pub(super) fn edits(&self) -> Option<&Rc<Edits>> {
         self.view.edits(self.route?)
@@ -174,7 +158,7 @@ impl Exchange {
         self.pool_of_route().unwrap_or(0)
     }
 
-    fn route(&self) -> Option<&RouteEntry> {
+    pub(super) fn route(&self) -> Option<&RouteEntry> {
         self.view.snapshot().routes.entry(self.route?)
     }
 
@@ -185,7 +169,7 @@ impl Exchange {
         }
     }
 
-    fn service(&self) -> Option<&Service> {
+    pub(super) fn service(&self) -> Option<&Service> {
         self.view.service(self.pool_of_route()?)
     }
 

@@ -98,6 +98,21 @@ impl RateLimiter {
         }
         Ok(())
     }
+
+    /// Gives a token back that the client at `address` has taken.
+    pub(super) fn give_back(&self, address: IpAddr, now: Instant) {
+        let since = now.saturating_duration_since(self.created).as_micros();
+        let now = u64::try_from(since).unwrap_or(MAX_TIME).min(MAX_TIME);
+        let group = self.buckets.group(net::client_network(address));
+        for _ in 0..CAS_ATTEMPTS {
+            let slots = group.slots();
+            // A bucket that is full by now, or was replaced, needs none.
+            let Some(own) = slots.iter().find(|slot| group.owns(**slot) && slot.value() > now) else { break };
+            if group.replace(*own, own.value().saturating_sub(self.rate.cost)).is_some() {
+                break;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +182,20 @@ mod tests {
         assert_eq!(limiter.take("2001:db8:0:1::1".parse().unwrap(), now), Ok(()));
         // A listener on [::] sees IPv4 clients like this.
         assert!(limiter.take("::ffff:0.0.0.3".parse().unwrap(), now).is_err());
+    }
+
+    #[test]
+    fn a_token_that_was_given_back_can_be_taken_again() {
+        let now = Instant::now();
+        let limiter = RateLimiter::new(settings(1, 2), now);
+        for _ in 0..5 {
+            assert_eq!(limiter.take(address(1), now), Ok(()));
+            limiter.give_back(address(1), now);
+        }
+        // Nobody has more than a full bucket.
+        limiter.give_back(address(1), now);
+        assert_eq!((limiter.take(address(1), now), limiter.take(address(1), now)), (Ok(()), Ok(())));
+        assert!(limiter.take(address(1), now).is_err());
     }
 
     #[test]

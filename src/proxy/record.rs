@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::header::{HOST, HeaderValue};
 use http::{Method, StatusCode, Uri, request};
 
+use super::basic_auth::AuthenticatedUser;
 use super::error::{FailureDetail, ProxyError};
 use super::request_id::RequestId;
 use super::respond;
@@ -48,6 +49,8 @@ pub(super) struct RequestRecord {
     /// Why the last failed attempt failed.
     pub(super) reason: Option<Reason>,
     pub(super) error: Option<FailureDetail>,
+    /// The user whose password was verified.
+    pub(super) user: Option<AuthenticatedUser>,
     /// Bytes that a tunnel has read from the client.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -92,6 +95,7 @@ impl RequestRecord {
             pinned: None,
             reason: None,
             error: None,
+            user: None,
             bytes_in: 0,
             bytes_out: 0,
             is_tunnel: false,
@@ -156,6 +160,7 @@ impl RequestRecord {
             waited: ended.waited,
             pinned: self.pinned.as_deref(),
             error: error.as_deref(),
+            user: self.user.as_ref().map(|user| &*user.name),
         });
     }
 }

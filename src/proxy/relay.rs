@@ -13,11 +13,13 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::attempt::UpstreamResponse;
 use super::body::RequestBody;
-use super::error::ProxyError;
+use super::error::{ProxyError, Unserved};
 use super::exchange::Exchange;
+use super::pages::Template;
 use super::response_end::ResponseEnd;
 use super::tunnel::{BackendTunnel, TunnelTimeouts};
-use super::{respond, trailers};
+use super::{authorize, respond, trailers};
+use crate::affinity::Cause;
 use crate::clock;
 use crate::handler::{Reply, ResponseContent};
 use crate::http2::PacedBody;
@@ -118,11 +120,24 @@ pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) 
 /// Makes the reply of an error, with a page that explains it.
 pub(super) fn refuse(mut exchange: Box<Exchange>, error: ProxyError) -> Reply<ResponseBody> {
     exchange.refused(error);
-    let mut response = respond::respond(error, exchange.id().as_str(), exchange.accepts_json());
+    let (id, accepts_json) = (exchange.id().as_str(), exchange.accepts_json());
+    let mut response = respond::respond_with_page(error, id, accepts_json, own_page(&exchange, error));
+    authorize::challenge(&exchange, error, response.headers_mut());
     apply_to_local_reply(&exchange, response.headers_mut());
     exchange.explain(response.headers_mut());
     let response = response.map(|page| ResponseBody { content: Content::Page(page), exchange: Some(exchange) });
     Reply { response, tunnel: None, is_stream: false }
+}
+
+/// Returns the pool's own page for an error, if it has one.
+fn own_page(exchange: &Exchange, error: ProxyError) -> Option<&Template> {
+    let pages = &exchange.service()?.pages;
+    let is_maintenance = match error {
+        ProxyError::NoBackend(unserved) => unserved == Unserved::Maintenance,
+        ProxyError::PinLost(_) => exchange.record.cause == Some(Cause::Maintenance),
+        _ => false,
+    };
+    pages.maintenance.as_deref().filter(|_| is_maintenance).or(pages.error.as_deref())
 }
 
 /// Applies the route's changes to a page or a redirect, which keeps the fields that it sets itself.

@@ -7,6 +7,7 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, Head
 use http::{Response, StatusCode};
 
 use super::error::ProxyError;
+use super::pages::Template;
 use crate::telemetry::Denial;
 use crate::upstream::Fact;
 
@@ -22,9 +23,11 @@ pub fn status(error: ProxyError) -> StatusCode {
         ProxyError::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         ProxyError::HeadTimeout | ProxyError::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         ProxyError::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ProxyError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        ProxyError::TooMany { .. } | ProxyError::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
         ProxyError::NoRoute => StatusCode::NOT_FOUND,
         ProxyError::Denied(Denial::Address | Denial::AmbiguousPath) => StatusCode::FORBIDDEN,
+        ProxyError::Denied(Denial::NoCredentials | Denial::WrongCredentials) => StatusCode::UNAUTHORIZED,
+        ProxyError::Denied(Denial::PasswordsBusy) => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::Loop => StatusCode::LOOP_DETECTED,
         ProxyError::NoBackend(_) => StatusCode::SERVICE_UNAVAILABLE,
         ProxyError::NotSwitched | ProxyError::Abandoned | ProxyError::Fenced | ProxyError::WantedTwice => {
@@ -64,8 +67,16 @@ fn detail(error: ProxyError) -> &'static str {
         ProxyError::BodyTooLarge => "The content of the request is larger than this server accepts.",
         ProxyError::BodyAborted => "The request ended before its content was complete. Please try again.",
         ProxyError::TooMany { .. } => "Your address has sent too many requests. Please wait a moment and try again.",
+        ProxyError::TooManyFailures { .. } => {
+            "Your address has sent too many wrong passwords. Please wait a moment and try again."
+        }
         ProxyError::NoRoute => "This server has nothing at this address. Please check the URL.",
         ProxyError::Denied(Denial::Address) => "Your address may not use this part of the site.",
+        ProxyError::Denied(Denial::NoCredentials) => "This part of the site needs a name and a password.",
+        ProxyError::Denied(Denial::WrongCredentials) => "The name or the password is wrong.",
+        ProxyError::Denied(Denial::PasswordsBusy) => {
+            "Too many people log in at the moment. Please try again in a few seconds."
+        }
         ProxyError::Denied(Denial::AmbiguousPath) => {
             "The path of this URL is written in a way that is not allowed here. Please write it without escapes and dots."
         }
@@ -123,8 +134,21 @@ fn closes_connection(error: ProxyError) -> bool {
 
 /// Makes the response to a request that gets none from a backend.
 pub fn respond(error: ProxyError, id: &str, accepts_json: bool) -> Response<Bytes> {
+    respond_with_page(error, id, accepts_json, None)
+}
+
+/// Makes the response with a page of the pool's own, if it has one. Clients that prefer JSON get that.
+pub(super) fn respond_with_page(
+    error: ProxyError,
+    id: &str,
+    accepts_json: bool,
+    own: Option<&Template>,
+) -> Response<Bytes> {
     let status = status(error);
-    let body = page(status, detail(error), id, accepts_json);
+    let body = match own {
+        Some(own) if !accepts_json => own.fill_in(status, detail(error), id),
+        _ => page(status, detail(error), id, accepts_json),
+    };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -134,7 +158,7 @@ pub fn respond(error: ProxyError, id: &str, accepts_json: bool) -> Response<Byte
     match error {
         ProxyError::PinLost(refusal) => drop(headers.insert(RETRY_AFTER, HeaderValue::from(refusal.retry_after))),
         // In whole seconds, rounded up.
-        ProxyError::TooMany { wait } => {
+        ProxyError::TooMany { wait } | ProxyError::TooManyFailures { wait } => {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }

@@ -12,6 +12,8 @@ use rand::rngs::SmallRng;
 use super::edits::Edits;
 use super::headers::HeadLimits;
 use super::key;
+use super::pages;
+use super::password_checks::PasswordChecks;
 use super::rate::RateLimiter;
 use super::retry::{self, RetryBudget};
 use super::route::Routes;
@@ -39,6 +41,8 @@ pub struct Snapshot {
     pub limits: HeadLimits,
     /// Limits the request rate of each client, if configured.
     pub limiter: Option<Arc<RateLimiter>>,
+    /// Limits the verification of passwords, if a route asks for any.
+    pub password_checks: Option<Arc<PasswordChecks>>,
     /// Counts requests without a route.
     pub unrouted: Arc<Series>,
     /// Counts requests and connections that reached a limit.
@@ -64,6 +68,8 @@ pub struct Service {
     pub retry: retry::Settings,
     /// `[pools.timeouts]`.
     pub timeouts: Timeouts,
+    /// `[pools.pages]`.
+    pub pages: pages::Settings,
     /// Its name in Via, if Via is added.
     pub mark: Option<Box<str>>,
     /// `[pools.upstream]`.

@@ -45,6 +45,7 @@ pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyErro
         copy: None,
         waited: None,
         pinned: None,
+        user: None,
         error: Some(error.as_str()),
     });
     respond::respond_raw(error, id.as_str())

@@ -60,6 +60,8 @@ pub struct Record<'a> {
     pub waited: Option<Duration>,
     /// The backend that the session is pinned to, if another one served the request, or none did.
     pub pinned: Option<&'a str>,
+    /// The user whose password was verified, if the route asks for one.
+    pub user: Option<&'a str>,
     /// Why the request failed, as text.
     pub error: Option<&'a str>,
 }
@@ -165,6 +167,9 @@ fn fields(line: &mut impl LineWriter, time: &str, record: &Record<'_>) {
     line.positional("time", time);
     line.escaped("listener", record.listener.as_bytes());
     line.plain("client", record.client);
+    if let Some(user) = record.user {
+        line.escaped("user", user.as_bytes());
+    }
     line.positional("method", record.method);
     line.escaped("host", record.host);
     line.escaped("path", record.path.as_bytes());
@@ -236,6 +241,7 @@ mod tests {
             copy: None,
             waited: None,
             pinned: None,
+            user: None,
             error: None,
         }
     }

@@ -13,11 +13,18 @@ pub enum Denial {
     Address,
     /// Another route, with other rules, is for the path as servers may read it.
     AmbiguousPath,
+    /// The request has no credentials for basic authentication.
+    NoCredentials,
+    /// The request's credentials are wrong.
+    WrongCredentials,
+    /// More passwords wait to be verified than may.
+    PasswordsBusy,
 }
 
 impl Denial {
     /// The names in metrics and in the access log, in the order of the variants.
-    pub const NAMES: [&'static str; 2] = ["address_denied", "ambiguous_path"];
+    pub const NAMES: [&'static str; 5] =
+        ["address_denied", "ambiguous_path", "no_credentials", "wrong_credentials", "passwords_busy"];
 
     /// The name in metrics and in the access log.
     pub fn as_str(self) -> &'static str {

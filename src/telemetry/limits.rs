@@ -25,11 +25,13 @@ pub enum Limit {
     TargetBytes,
     /// A request's body was too large.
     BodyBytes,
+    /// A request was refused because its client has sent too many wrong passwords.
+    LoginFailuresPerClient,
 }
 
 impl Limit {
     /// The names in metrics, in the order of the variants.
-    pub const NAMES: [&'static str; 8] = [
+    pub const NAMES: [&'static str; 9] = [
         "connections",
         "connections_per_client",
         "requests_per_connection",
@@ -38,6 +40,7 @@ impl Limit {
         "header_read_timeout",
         "target_bytes",
         "body_bytes",
+        "login_failures_per_client",
     ];
 }
 

@@ -11,6 +11,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::denials::DenialCounters;
 use super::limits::LimitCounters;
 use crate::per_thread::{Counter, PerThread};
 

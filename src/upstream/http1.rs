@@ -177,7 +177,7 @@ mod tests {
             let _ = stream.read(&mut [0; 1024]).await.unwrap();
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
-        let access = Access { settings: Settings::default(), tls: None };
+        let access = Access { settings: Settings::default(), tls: None, probes: None };
         let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
         let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
         let request = request(Method::GET, "/");
@@ -215,7 +215,7 @@ mod tests {
             tokio::task::spawn_local(crate::net::run_batcher());
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = Address::Tcp(listener.local_addr().unwrap());
-            let access = Access { settings: Settings::default(), tls: None };
+            let access = Access { settings: Settings::default(), tls: None, probes: None };
             let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
             let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
             let (mut backend, _) = listener.accept().unwrap();
@@ -259,7 +259,7 @@ mod tests {
                 listener.accept().await.unwrap().0.read_to_end(&mut all).await.unwrap();
                 all
             });
-            let access = Access { settings: Settings::default(), tls: None };
+            let access = Access { settings: Settings::default(), tls: None, probes: None };
             let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
             let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
             let request = request(Method::POST, "/pay");

@@ -36,6 +36,8 @@ pub struct Access {
     pub settings: Settings,
     /// The TLS connector, if the pool uses TLS.
     pub tls: Option<Arc<Connector>>,
+    /// How health checks connect, if not as requests do.
+    pub probes: Option<Arc<Access>>,
 }
 
 impl std::fmt::Debug for Access {
@@ -45,6 +47,11 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
+    /// Returns how health checks connect.
+    pub fn for_probes(&self) -> &Access {
+        self.probes.as_deref().unwrap_or(self)
+    }
+
     /// Returns the scheme of requests to these backends.
     pub fn scheme(&self) -> Scheme {
         if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
