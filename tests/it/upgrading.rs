@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::support::process::Running;
+use super::support::process::{Running, listens_at};
 use super::support::session_app::SessionApp;
 use super::support::upgrades::{Place, Tunnel, ask, echo, keep_asking, pool};
 use super::support::{Backend, Client, Reply, soon, until};
@@ -111,8 +111,10 @@ async fn tunnels_outlive_several_upgrades_and_each_old_process_ends_with_its_las
     for _ in 0..3 {
         tunnels.push(Tunnel::open(address).await);
         let next = place.upgrade(&text).await;
-        // For a moment both accept connections.
-        processes.last_mut().unwrap().line("another process has taken over").await;
+        // For a moment both accept connections, and the next tunnel could be one of the old process.
+        let old = processes.last_mut().unwrap();
+        old.line("another process has taken over").await;
+        until("the old process accepts no more", async || !listens_at(old.process.id().unwrap(), address)).await;
         processes.push(next);
     }
     for (at, tunnel) in tunnels.iter_mut().enumerate() {
@@ -220,7 +222,7 @@ async fn session_copies_go_along_and_so_does_what_is_saved_after_the_takeover() 
     let backends = [&a.backend, &b.backend, &c.backend];
     let text = place.text(
         "threads = 1",
-        &pool(&backends, "[pools.copies]\n[pools.health]\ntype = \"tcp\"\ninterval = \"200ms\"\nfall = 1\nrise = 1"),
+        &pool(&backends, "[pools.copies]\n[pools.health]\ntype = \"tcp\"\ninterval = \"200ms\"\ntimeout = \"10s\"\nfall = 1\nrise = 1"),
     );
     let mut running = place.start(&text).await;
     let address: SocketAddr = running.address.parse().unwrap();

@@ -30,6 +30,22 @@ pub fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// Returns whether a process has a socket that listens at the port of this IPv4 address.
+pub fn listens_at(process: u32, address: SocketAddr) -> bool {
+    const LISTEN: &str = "0A";
+    let table = std::fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap();
+    let port = format!(":{:04X}", address.port());
+    let listening = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, local, _, LISTEN, _, _, _, _, _, inode, ..] if local.ends_with(&port) => Some(format!("socket:[{inode}]")),
+        _ => None,
+    };
+    let sockets: Vec<String> = table.lines().filter_map(listening).collect();
+    let open = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    // A descriptor that was closed meanwhile has no target any more.
+    let mut targets = open.filter_map(|descriptor| std::fs::read_link(descriptor.unwrap().path()).ok());
+    targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
+}
+
 /// A `linchpin run`; killed when dropped.
 pub struct Linchpin {
     /// The address of its first listener.
