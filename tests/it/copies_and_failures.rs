@@ -63,7 +63,7 @@ async fn a_session_whose_secondary_died_gets_another_one_though_nothing_has_chan
     let apps = SessionApp::three().await;
     let builder = Proxy::builder()
         .table("copies", "hold = \"secondary\"")
-        .table("health", "path = \"/health\"\ninterval = \"100ms\"\nfall = 1");
+        .table("health", "path = \"/health\"\ninterval = \"100ms\"\ntimeout = \"10s\"\nfall = 1");
     let proxy = apps.iter().fold(builder, |builder, app| builder.backend(&app.backend, "")).start();
     let mut apps: Vec<_> = apps.into();
     let first = send(&proxy, "POST", "/add", "").await;

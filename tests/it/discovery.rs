@@ -336,7 +336,7 @@ async fn probes_begin_and_end_with_their_backends() {
     let (port, mut all) = backends(2).await;
     let names = [all[0].name().to_owned(), all[1].name().to_owned()];
     let dns = Dns::start(&[(NAME, "127.0.0.2")], &[]).await;
-    let probes = "path = \"/probe\"\ninterval = \"20ms\"\nrise = 1\nfall = 1";
+    let probes = "path = \"/probe\"\ninterval = \"20ms\"\ntimeout = \"10s\"\nrise = 1\nfall = 1";
     let lines = format!("dns = \"{NAME}\"\nport = {port}\n{}\n{FAST}\ndrain = \"0s\"", dns.resolver());
     let proxy = builder().table("health", probes).discover(&lines).start();
     until("the first is probed", async || all[0].count() > 2).await;

@@ -260,7 +260,7 @@ async fn tunnels_and_streams_end_at_the_deadline_each_as_its_protocol_allows() {
     let mut more = rest;
     soon("the end of the tunnel", stream.read_to_end(&mut more)).await.expect("an orderly end, and no reset");
     let ended = since.elapsed();
-    assert!(ended >= Duration::from_millis(1_500) && ended < Duration::from_millis(3_500), "{ended:?}");
+    assert!(ended >= Duration::from_millis(1_500) && ended < Duration::from_secs(6), "{ended:?}");
     let response = soon("the end of the events", events.try_response("GET")).await.expect("a complete response");
     assert_eq!(response.text(), "data: 1\n\n");
     assert!(soon("the end of the lines", lines.try_response("GET")).await.is_none(), "a list that breaks off");

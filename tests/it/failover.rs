@@ -148,7 +148,7 @@ async fn an_unsafe_request_to_a_backend_that_refuses_connections_goes_elsewhere_
 #[tokio::test]
 async fn requests_on_a_hung_backend_are_retried_when_probes_declare_it_down() {
     let mut pair = Pair::new(|_| Reply::Hang).await;
-    let probes = ("health", "path = \"/health\"\ninterval = \"20ms\"\ntimeout = \"500ms\"\nfall = 2");
+    let probes = ("health", "path = \"/health\"\ninterval = \"20ms\"\ntimeout = \"2s\"\nfall = 2");
     // One failed probe is enough, and the first one hangs as well: the requests must be there before it times out.
     let (proxy, cookie) = pair.start(&[probes]);
     let begun = Instant::now();

@@ -103,7 +103,7 @@ async fn a_probe_is_a_get_of_the_path_with_the_host_on_a_connection_of_its_own()
 #[tokio::test]
 async fn a_server_that_responds_too_late_to_its_probes_is_down() {
     let [a, b] = [Backend::start("a", |_| Reply::Hang).await, Backend::named("b").await];
-    let probes = "interval = \"10ms\"\ntimeout = \"500ms\"";
+    let probes = "interval = \"10ms\"\ntimeout = \"2s\"";
     let proxy = Proxy::builder().backend(&a, "").backend(&b, "").table("health", probes).start();
     proxy.health("a", Health::Down).await;
     for _ in 0..4 {

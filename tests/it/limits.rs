@@ -151,7 +151,7 @@ async fn large_cookies_are_forwarded_unchanged_and_forged_pins_of_any_size_are_i
 async fn a_request_to_a_stopped_backend_moves_to_another_and_its_session_stays_there() {
     let (a, b) = (DemoBackend::start("a").await, DemoBackend::start("b").await);
     let keys = Keys::new(&[1]);
-    let health = "path = \"/healthz\"\ninterval = \"100ms\"\ntimeout = \"300ms\"\nfall = 2\nrise = 2";
+    let health = "path = \"/healthz\"\ninterval = \"100ms\"\ntimeout = \"1s\"\nfall = 2\nrise = 2";
     let builder = Proxy::builder().top(&keys.tables()).table("health", health);
     let proxy = builder.backend_at("a", a.address, "").backend_at("b", b.address, "").start();
     let mut client = proxy.client_with(&keys.cookie(&pin(&proxy, "a", 7))).await;

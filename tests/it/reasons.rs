@@ -60,7 +60,7 @@ impl Records {
 async fn failing() -> [(Backend, &'static str); 4] {
     [
         (Backend::start("a", |_| Reply::new(404, "", "")).await, "unexpected status 404"),
-        (Backend::start("a", |_| Reply::Hang).await, "timed out after 300ms"),
+        (Backend::start("a", |_| Reply::Hang).await, "timed out after 2s"),
         (Backend::start("a", |_| Reply::Close).await, "connection closed before the response"),
         (Backend::start("a", |_| Reply::Last(b"what?\r\n\r\n"[..].into())).await, "malformed response head"),
     ]
@@ -71,7 +71,7 @@ async fn status_says_why_a_backend_is_down_and_since_when() {
     let b = Backend::named("b").await;
     let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     for (a, why) in failing().await {
-        let health = "interval = \"20ms\"\ntimeout = \"300ms\"";
+        let health = "interval = \"20ms\"\ntimeout = \"2s\"";
         let proxy = Proxy::builder().top(ADMIN).backend(&a, "").backend(&b, "").table("health", health).start();
         proxy.health("a", Health::Down).await;
         let down = told(&proxy, 0).await;
@@ -267,7 +267,7 @@ async fn the_record_says_what_the_last_attempt_failed_with() {
     };
     let a = Backend::start("a", program).await;
     let proxy =
-        Proxy::builder().top(&records.table("json")).table("timeouts", "response = \"300ms\"").backend(&a, "").start();
+        Proxy::builder().top(&records.table("json")).table("timeouts", "response = \"2s\"").backend(&a, "").start();
     for path in ["/slow", "/close", "/what", "/"] {
         proxy.client().await.get(path).await;
     }
@@ -277,7 +277,7 @@ async fn the_record_says_what_the_last_attempt_failed_with() {
     let close = "connection closed before the response";
     assert_eq!(
         errors[..4],
-        [Value::from("response timed out after 300ms"), close.into(), "malformed response head".into(), Value::Null]
+        [Value::from("response timed out after 2s"), close.into(), "malformed response head".into(), Value::Null]
     );
     assert!(errors[4].as_str().unwrap().starts_with("connection re"), "{errors:?}");
 }

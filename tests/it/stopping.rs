@@ -151,5 +151,5 @@ async fn a_process_without_clients_stops_within_its_grace_period() {
     let proxy = Proxy::builder().server("shutdown_grace = \"0s\"").backend(&a, "").start();
     let begun = Instant::now();
     soon("the end", proxy.stop()).await;
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
