@@ -183,7 +183,9 @@ async fn a_backend_with_one_stream_at_a_time_keeps_its_sessions() {
             },
         )
     };
-    let proxy = before(&[("a", start("a").await), ("b", start("b").await)]).start();
+    // Each client needs a connection of its own, and they are made one after the other: on a busy machine in more than 2 s.
+    let proxy =
+        before(&[("a", start("a").await), ("b", start("b").await)]).table("timeouts", "connect = \"20s\"").start();
     let mut first = Client::connect(proxy.listener(1)).await;
     let served = first.get("/").await.text();
     let pin = first.pin.clone();
