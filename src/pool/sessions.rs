@@ -262,7 +262,11 @@ mod tests {
         assert_eq!(sessions.count(1_000, LIFETIME).sessions, 9_000);
         see(9_001, 9_101);
         assert_eq!(sessions.count(1_999, LIFETIME).sessions, 9_000);
-        assert_eq!(sessions.count(2_000, LIFETIME).sessions, 9_100);
+        let longer = SessionLifetime { idle: 61, ..LIFETIME };
+        assert_eq!(sessions.count(1_999, longer).sessions, 9_100, "sessions live for another time now");
+        see(9_101, 9_201);
+        assert_eq!(sessions.count(2_998, longer).sessions, 9_100);
+        assert_eq!(sessions.count(2_999, longer).sessions, 9_200);
     }
 
     const LONG: SessionLifetime = SessionLifetime { idle: 600, absolute: None };

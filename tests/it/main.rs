@@ -47,6 +47,7 @@ mod descriptors;
 mod discovery;
 mod docs;
 mod drain_command;
+mod drained_sessions;
 mod drains;
 mod early_responses;
 mod even_load;

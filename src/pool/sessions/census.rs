@@ -82,19 +82,26 @@ pub(super) fn count<'t>(
     SessionCount { sessions: found.saturating_mul(factor), error, idle: idle.map(|count| count.saturating_mul(factor)) }
 }
 
-/// Merges what two threads know of a session. It has left the backend if the thread that saw it last says so.
+/// Merges what two threads know of a session. It has left the backend if no request of it has begun there since: those
+/// that were in flight may end later.
 pub(super) fn merged(one: Entry, other: Entry) -> Entry {
-    let (last, before) = if one.seen > other.seen { (one, other) } else { (other, one) };
+    let begun = one.begun.max(other.begun);
+    // Of the same millisecond nobody knows the order: it counts where it has gone.
+    let left = [one, other].into_iter().filter(|entry| entry.has_left && entry.seen >= begun).map(|entry| entry.seen);
+    let left = left.max();
     Entry {
-        in_flight: one.in_flight.saturating_add(other.in_flight),
+        session: one.session,
+        seen: left.unwrap_or_else(|| one.seen.max(other.seen)),
+        begun,
         issued: one.issued.max(other.issued),
-        has_left: last.has_left || (before.has_left && before.seen == last.seen),
-        ..last
+        in_flight: one.in_flight.saturating_add(other.in_flight),
+        has_left: left.is_some(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::inherited::SessionsState;
     use super::super::table::ThreadTable;
     use super::*;
     use crate::pool::hash::mix;
@@ -125,6 +132,26 @@ mod tests {
         assert_eq!(counted(&tables, NOW).sessions, 1, "one thread has moved it");
         seen(&tables[1], 1, NOW - 10_000);
         assert_eq!(counted(&tables, NOW).sessions, 2, "it is back");
+        tables[0].leave(mix(1), NOW - 10_000, LIFETIME);
+        assert_eq!(counted(&tables, NOW).sessions, 1);
+        let [one, other] = [0, 1].map(|table: usize| tables[table].entry(mix(1)).unwrap());
+        assert_eq!((merged(one, other).has_left, merged(other, one).has_left), (true, true));
+    }
+
+    #[test]
+    fn a_session_that_has_left_is_not_back_because_its_requests_on_other_threads_end() {
+        let tables = [0; 3].map(|_| ThreadTable::default());
+        tables[0].begin(mix(1), NOW / 1000, NOW - 3_000, LIFETIME);
+        tables[2].begin(mix(1), NOW / 1000, NOW - 2_500, LIFETIME);
+        tables[1].leave(mix(1), NOW - 2_000, LIFETIME);
+        tables[0].end(mix(1), NOW - 1_000);
+        assert_eq!(counted(&tables, NOW).sessions, 1, "one is in flight");
+        tables[2].end(mix(1), NOW - 500);
+        assert_eq!(counted(&tables, NOW).sessions, 0);
+        let all: Vec<_> = tables.iter().filter_map(ThreadTable::current).collect();
+        assert_eq!(SessionsState::of(&all, NOW, 0, LIFETIME).sessions, []);
+        tables[2].begin(mix(1), NOW / 1000, NOW, LIFETIME);
+        assert_eq!(counted(&tables, NOW).sessions, 1, "it is back");
     }
 
     #[test]

@@ -8,11 +8,13 @@ pub(super) struct Entry {
     pub(super) session: u64,
     /// When its last request began or ended, in milliseconds since the Unix epoch.
     pub(super) seen: u64,
+    /// When its last request began, in milliseconds since the Unix epoch.
+    pub(super) begun: u64,
     /// When the session began, in seconds since the Unix epoch.
     pub(super) issued: u32,
     /// Its requests in flight.
     pub(super) in_flight: u32,
-    /// It has left the backend, when it was last seen.
+    /// It has left the backend, at `seen`. Requests in flight do not bring it back, only one that begins later.
     pub(super) has_left: bool,
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::census::merged;
 use super::entry::{Entry, SessionLifetime};
 use super::table::{Table, level};
 
@@ -28,21 +29,17 @@ impl SessionsState {
     /// `forgotten` or before counts only with a request in flight.
     pub(super) fn of(tables: &[Arc<Table>], now: u64, forgotten: u64, lifetime: SessionLifetime) -> SessionsState {
         let mut from = tables.iter().map(|table| table.level()).max().unwrap_or_default();
-        let (mut live, mut left) = (HashMap::new(), HashMap::new());
+        let mut live: HashMap<u64, Entry> = HashMap::new();
         for entry in tables.iter().flat_map(|table| table.entries()).filter(|entry| level(entry.session) >= from) {
-            if entry.has_left {
-                left.insert(entry.session, entry.seen);
-            } else if entry.in_flight > 0 || (lifetime.covers(&entry, now) && entry.seen > forgotten) {
-                let known = live.entry(entry.session).or_insert((entry.issued, entry.seen));
-                known.1 = known.1.max(entry.seen);
-            }
+            live.entry(entry.session).and_modify(|known| *known = merged(*known, entry)).or_insert(entry);
         }
-        live.retain(|session, (_, seen)| left.get(session).is_none_or(|left| *left < *seen));
+        let is_remembered = |entry: &Entry| lifetime.covers(entry, now) && entry.seen > forgotten;
+        live.retain(|_, entry| !entry.has_left && (entry.in_flight > 0 || is_remembered(entry)));
         while live.len() > MOST {
             from += 1;
             live.retain(|session, _| level(*session) >= from);
         }
-        let sessions = live.into_iter().map(|(session, (issued, seen))| (session, issued, seen)).collect();
+        let sessions = live.into_values().map(|entry| (entry.session, entry.issued, entry.seen)).collect();
         SessionsState { level: from, sessions }
     }
 
@@ -51,6 +48,7 @@ impl SessionsState {
         let entry = |(session, issued, seen): &(u64, u32, u64)| Entry {
             session: *session,
             seen: *seen,
+            begun: *seen,
             issued: *issued,
             in_flight: 0,
             has_left: false,

@@ -57,6 +57,8 @@ struct Slot {
     session: AtomicU64,
     /// When its last request began or ended, in milliseconds since the Unix epoch.
     seen: AtomicU64,
+    /// When its last request began, in milliseconds since the Unix epoch.
+    begun: AtomicU64,
     /// When the session began, in seconds since the Unix epoch.
     issued: AtomicU32,
     /// Its requests in flight on this thread, and [`LEFT`].
@@ -68,6 +70,7 @@ impl ThreadTable {
     pub(super) fn begin(&self, session: u64, issued: u64, now: u64, lifetime: SessionLifetime) {
         self.with_slot(session, issued, now, lifetime, |slot| {
             slot.seen.store(now, Ordering::Relaxed);
+            slot.begun.store(now, Ordering::Relaxed);
             let count = slot.use_count.load(Ordering::Relaxed) & !LEFT;
             slot.use_count.store(count.saturating_add(1).min(LEFT - 1), Ordering::Relaxed);
         });
@@ -100,6 +103,7 @@ impl ThreadTable {
             let key = key(entry.session);
             if let Some(slot) = table.find(key).is_none().then(|| table.add(key, entry.issued.into())).flatten() {
                 slot.seen.store(entry.seen, Ordering::Relaxed);
+                slot.begun.store(entry.begun, Ordering::Relaxed);
             }
         }
         self.0.store(Some(Arc::new(table)));
@@ -147,6 +151,7 @@ impl Table {
         for entry in kept() {
             if let Some(slot) = next.add(entry.session, entry.issued.into()) {
                 slot.seen.store(entry.seen, Ordering::Relaxed);
+                slot.begun.store(entry.begun, Ordering::Relaxed);
                 let left = if entry.has_left { LEFT } else { 0 };
                 slot.use_count.store(entry.in_flight | left, Ordering::Relaxed);
             }
@@ -210,6 +215,7 @@ impl Slot {
         Entry {
             session: self.session.load(Ordering::Relaxed),
             seen: self.seen.load(Ordering::Relaxed),
+            begun: self.begun.load(Ordering::Relaxed),
             issued: self.issued.load(Ordering::Relaxed),
             in_flight: count & !LEFT,
             has_left: count & LEFT != 0,
@@ -283,7 +289,7 @@ mod tests {
         table.end(mix(7), 5);
         assert_eq!((slots(&table), table.entry(mix(7))), (0, None));
         add(&table, 0..12, 1000);
-        assert_eq!((slots(&table), size_of::<Slot>()), (16, 24));
+        assert_eq!((slots(&table), size_of::<Slot>()), (16, 32));
         add(&table, 12..10_000, 1000);
         assert_eq!(table.current().unwrap().entries().count(), 10_000);
         assert!(slots(&table) <= 32_768);
@@ -337,6 +343,19 @@ mod tests {
             add(&table, round * 100_000..round * 100_000 + 1_000, round * 101_000);
         }
         assert_eq!(table.current().unwrap().level(), 0);
+    }
+
+    #[test]
+    fn a_session_outside_of_the_sample_is_kept_while_it_is_in_flight() {
+        let table = ThreadTable::default();
+        let outside = (1..).map(mix).find(|session| level(*session) == 0).unwrap();
+        table.begin(outside, 1, 1_000, LIFETIME);
+        add(&table, 10..100_000, 1_000);
+        assert!(table.current().unwrap().level() > 0);
+        assert_eq!(table.entry(outside).map(|entry| entry.in_flight), Some(1));
+        table.end(outside, 1_000);
+        add(&table, 100_000..200_000, 1_000);
+        assert_eq!(table.entry(outside), None);
     }
 
     #[test]
