@@ -40,11 +40,16 @@ impl Frames {
 
     /// Accepts a connection with these settings.
     pub async fn accept_with(listener: &TcpListener, settings: &[u8]) -> Frames {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.read_exact(&mut [0; 24]).await.unwrap();
-        let mut frames = Frames { stream };
+        let mut frames = Frames::accept_silently(listener).await;
         frames.send(SETTINGS, 0, 0, settings).await;
         frames
+    }
+
+    /// Accepts a connection, and leaves it to the test to send SETTINGS.
+    pub async fn accept_silently(listener: &TcpListener) -> Frames {
+        let (mut stream, _) = soon("a connection", listener.accept()).await.unwrap();
+        stream.read_exact(&mut [0; 24]).await.unwrap();
+        Frames { stream }
     }
 
     /// Sends data in frames of `size` bytes, all at once.
