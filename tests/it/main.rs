@@ -61,6 +61,7 @@ mod frames;
 mod fuzzing;
 mod half_closed;
 mod health;
+mod http2_drains;
 mod http2_settings;
 mod http2_windows;
 mod https;
