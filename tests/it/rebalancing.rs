@@ -158,3 +158,31 @@ async fn no_minute_has_more_moves_than_its_budget_and_a_reload_changes_it_in_pla
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_reload_that_removes_the_section_moves_nobody_else() {
+    let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
+    let with = builder(&keys, "sessions_per_minute = 6000\nfactor = 1\nidle = \"1h\"");
+    let without = Proxy::builder().top(&format!("{}\n{ADMIN}", keys.tables()));
+    let without = without.table("persistence", "verdict_header = \"Linchpin-Verdict\"");
+    let [with, without] = [with, without].map(|builder| builder.backend(&a, "").backend(&b, "").text());
+    let reloadable = Reloadable::start(&with);
+    let proxy = &reloadable.proxy;
+    let mut all = clients(proxy, &keys, "a", 10).await;
+    until("sessions may leave", async || proxy.live("a").rebalancing().is_active()).await;
+    reloadable.reload(&without).await;
+    until("none may leave any more", async || !proxy.live("a").rebalancing().is_active()).await;
+    // As the application of one could offer it before the section was removed.
+    proxy.live("a").rebalancing().offer(100);
+    assert_eq!(round(&mut all).await, (10, 0, Vec::new()));
+    let status = proxy.ask("GET", "/api/v1/status", "").await.text();
+    assert!(!status.contains("\"rebalance\""), "{status}");
+    assert_eq!((proxy.pool().rebalancer().moved(), proxy.pool().rebalancer().is_working()), (0, false));
+    // With the section back it goes on.
+    reloadable.reload(&with.replace("1h", "100ms")).await;
+    until("an even load", async || {
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        round(&mut all).await.0 == 5
+    })
+    .await;
+}
