@@ -23,7 +23,7 @@ use super::support::tool::Folder;
 const STALLED: f64 = 64.0;
 
 /// Returns what `measure` says, up to three times until it says no more than [`STALLED`]. Each time it starts a process. On
-/// a busy machine many responses begin at once, and what they take for a moment stays resident.
+/// a busy machine many streams of a connection begin at once, and what they take for a moment stays resident.
 async fn least(measure: impl AsyncFn() -> f64) -> f64 {
     let mut least = f64::MAX;
     for _ in 0..3 {
@@ -39,7 +39,17 @@ async fn least(measure: impl AsyncFn() -> f64) -> f64 {
 const COUNT: usize = 300;
 
 /// Connections that are opened before the first measurement.
-const FIRST: usize = 20;
+const FIRST: usize = 30;
+
+/// Awaits all futures, as many at once as there are connections before the first measurement: what so many take for a
+/// moment is resident by then.
+async fn in_turns<T>(all: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let (mut all, mut done) = (all.into_iter().peekable(), Vec::new());
+    while all.peek().is_some() {
+        done.extend(futures_util::future::join_all(all.by_ref().take(FIRST)).await);
+    }
+    done
+}
 
 /// Returns the resident anonymous memory of a process, in KiB. Pages of the binary don't count: they come and go.
 fn resident(process: u32) -> f64 {
@@ -162,7 +172,7 @@ async fn stall_on<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, head: &str, 
 
 /// Returns the KiB that each of `count` stalled connections costs.
 async fn each_of(linchpin: &Linchpin, count: usize, head: &str, more: &[u8]) -> f64 {
-    let stalled = |count| futures_util::future::join_all((0..count).map(|_| stall(linchpin.address, head, more)));
+    let stalled = |count| in_turns((0..count).map(|_| stall(linchpin.address, head, more)));
     // The first connections also pay for what is allocated once.
     let mut held = stalled(FIRST).await;
     let before = settled(linchpin.id()).await;
@@ -216,9 +226,7 @@ async fn each_in_tls(count: usize, head: &str, more: &[u8]) -> f64 {
         }
         all
     };
-    let stalled = async |all: Vec<_>| {
-        futures_util::future::join_all(all.into_iter().map(|stream| stall_on(stream, head, more))).await
-    };
+    let stalled = |all: Vec<_>| in_turns(all.into_iter().map(|stream| stall_on(stream, head, more)));
     let _first = stalled(connected(FIRST).await).await;
     let before = settled(linchpin.id()).await;
     let _held = stalled(connected(count).await).await;
