@@ -38,7 +38,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{Actor, Phase, ReloadFigures, ReloadReport, Reloader, StatusSources};
 use crate::affinity::avoid_list::AvoidList;
-use crate::affinity::{Cause, Verdict};
+use crate::affinity::{Cause, RejectedPin, Verdict};
 use crate::clock;
 use crate::config::Plan;
 use crate::events::{Event, Events, ProcessPhase};
@@ -76,8 +76,13 @@ pub use take_over::{Inheritance, TakeoverError, ask};
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What metrics are told apart by.
-const LABELS: Labels =
-    Labels { verdicts: &Verdict::NAMES, causes: &Cause::NAMES, outcomes: &Fact::OUTCOMES, refusals: &Unserved::NAMES };
+const LABELS: Labels = Labels {
+    verdicts: &Verdict::NAMES,
+    causes: &Cause::NAMES,
+    outcomes: &Fact::OUTCOMES,
+    refusals: &Unserved::NAMES,
+    rejected_pins: &RejectedPin::NAMES,
+};
 
 /// A running Linchpin.
 pub struct App {

@@ -67,7 +67,7 @@ use http::{Request, Response, Version};
 use http_body::Body;
 
 use crate::affinity::rules::RuleEffect;
-use crate::affinity::{Decision, ExtractedPin, avoid_list::AvoidList, decide};
+use crate::affinity::{Decision, ExtractedPin, ReadPin, RejectedPin, avoid_list::AvoidList, decide};
 use crate::clock::{self, Deadlines};
 use crate::handler::{Abandoned, Handler, HeadFault, IncomingBody, Interim, Peer, Reply};
 use crate::telemetry::{AccessLogHandle, Limit, ThreadLog};
@@ -336,7 +336,15 @@ fn decide(
         Some(RuleEffect::Force(index)) => Decision::forced(index, fresh),
         Some(RuleEffect::Exempt) => Decision::unpinned(fresh),
         None if !service.affinity.is_on() => Decision::unpinned(fresh),
-        None => decide::decide(extracted.lookup, &service.pool, service.affinity.session_policy(), now, fresh),
+        None => {
+            let read = ReadPin::from(&extracted.lookup);
+            let policy = service.affinity.session_policy();
+            let decision = decide::decide(extracted.lookup, &service.pool, policy, now, fresh);
+            if let Some(rejected) = RejectedPin::of(read, decision.cause) {
+                service.unserved.pin_rejected(thread.index, rejected as usize);
+            }
+            decision
+        }
     }
 }
 

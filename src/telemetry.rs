@@ -4,6 +4,7 @@
 
 pub mod access;
 mod denials;
+mod durations;
 mod event_counters;
 mod limits;
 mod line_format;
@@ -13,6 +14,7 @@ mod messages;
 mod messages_setup;
 pub mod metrics;
 pub mod panics;
+mod series;
 mod settings;
 mod sink;
 mod writer;

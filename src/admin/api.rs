@@ -19,6 +19,7 @@ use prometheus_client::registry::Registry;
 use super::actor::Actor;
 use super::event_stream::EventsQuery;
 use super::explain_report::ExplainReport;
+use super::exposition::TextFormat;
 use super::guard::{self, AccessRules};
 use super::reload::ReloadResult;
 use super::sources::{Phase, StatusSources};
@@ -29,8 +30,6 @@ use crate::clock;
 
 /// A request body is one short JSON object.
 const MAX_BODY_BYTES: usize = 64 * 1024;
-
-pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The headers of every response, for browsers and caches.
 pub(super) const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
@@ -153,10 +152,11 @@ async fn events(State(api): State<Arc<Api>>, Query(query): Query<EventsQuery>, h
     event_stream::respond(&api.facts.events, &api.rules, &query, &headers).into_response()
 }
 
-async fn metrics(State(api): State<Arc<Api>>) -> Response {
+async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let mut body = String::new();
+    let format = TextFormat::wanted(&headers);
     match text::encode(&mut body, &api.registry) {
-        Ok(()) => ([(CONTENT_TYPE, OPEN_METRICS)], body).into_response(),
+        Ok(()) => ([(CONTENT_TYPE, format.content_type())], format.translate(body)).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot encode the metrics: please report this");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -13,8 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::reload::ReloadFigures;
 use super::sources::{PoolEntry, StatusSources};
 use super::view::{Drift, effective_weight};
-use super::{copies_view, drain_view, sessions_view};
-use crate::clock;
+use super::{certificates_view, copies_view, drain_view, process_view, sessions_view};
 use crate::discover::SourceStatus;
 use crate::pool::capacity_queue::WaitFigures;
 use crate::pool::{AdminState, Backend, Health};
@@ -54,6 +53,7 @@ impl Collector for Gauges {
         sessions_view::encode(&mut encoder, &entries)?;
         drain_view::encode(&mut encoder, &entries)?;
         self.states(&mut encoder, &entries)?;
+        self.checks(&mut encoder, &entries)?;
         self.queues(&mut encoder, &entries)?;
         self.rebalances(&mut encoder, &entries)?;
 
@@ -73,15 +73,7 @@ impl Collector for Gauges {
         self.sources(&mut encoder, &entries)?;
         copies_view::encode(&mut encoder, &entries)?;
 
-        let certificates = self.0.certificates.expiries(clock::unix());
-        let help = "Whole days until the certificate expires; negative after that";
-        let mut family =
-            encoder.encode_descriptor("linchpin_certificate_expiry_days", help, None, MetricType::Gauge)?;
-        for left in &certificates {
-            let labels = [(left.kind, &*left.of), ("certificate", &*left.certificate)];
-            family.encode_family(&labels)?.encode_gauge(&left.days)?;
-        }
-
+        certificates_view::encode(&mut encoder, &self.0.certificates)?;
         self.reloads(&mut encoder, &entries)?;
 
         let help = "1 if the process takes requests; 0 while it starts or stops";
@@ -91,10 +83,7 @@ impl Collector for Gauges {
         encoder
             .encode_descriptor("linchpin_build", "The version of Linchpin", None, MetricType::Info)?
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
-        let help = "Start time of the process since the Unix epoch";
-        encoder
-            .encode_descriptor("process_start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?
-            .encode_gauge(&self.0.started.as_secs_f64())
+        process_view::encode(&mut encoder, self.0.started)
     }
 }
 
@@ -216,6 +205,30 @@ impl Gauges {
         let mut family = encoder.encode_descriptor("linchpin_available_backends", help, None, MetricType::Gauge)?;
         for entry in entries {
             family.encode_family(&[("pool", &**entry.pool.name())])?.encode_gauge(&(entry.pool.serving() as u64))?;
+        }
+        Ok(())
+    }
+
+    fn checks(&self, encoder: &mut DescriptorEncoder<'_>, entries: &[PoolEntry]) -> fmt::Result {
+        let help = "Probes of the backend that have ended, by result";
+        let mut family = encoder.encode_descriptor("linchpin_backend_checks", help, None, MetricType::Counter)?;
+        for entry in entries {
+            for backend in entry.pool.backends() {
+                let history = backend.live().history();
+                for (result, count) in [("passed", history.passed_checks), ("failed", history.failed_checks)] {
+                    let labels = [("pool", &**entry.pool.name()), ("backend", &**backend.name()), ("result", result)];
+                    family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                }
+            }
+        }
+        let help = "How often the backend was ejected because requests failed on it";
+        let mut family = encoder.encode_descriptor("linchpin_ejections", help, None, MetricType::Counter)?;
+        for entry in entries {
+            for backend in entry.pool.backends() {
+                let labels = [("pool", &**entry.pool.name()), ("backend", &**backend.name())];
+                let count = backend.live().history().ejections;
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
         }
         Ok(())
     }

@@ -9,7 +9,8 @@ use http_body_util::BodyExt;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
-use super::api::{OPEN_METRICS, SECURITY_HEADERS, router};
+use super::api::{SECURITY_HEADERS, router};
+use super::exposition::TextFormat;
 use super::sources::{Phase, PoolEntry, StatusSources};
 use super::*;
 use crate::affinity::Affinity;
@@ -25,7 +26,7 @@ use crate::pool::sessions::SessionLifetime;
 use crate::pool::{self, AdminState, InFlight, backend, health_state};
 use crate::reason::Reason;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::Labels;
+use crate::telemetry::metrics::{EndedRequest, Labels};
 use crate::tls::reload::WatchedCertificates;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -67,12 +68,18 @@ fn server() -> TestServer {
     let check = ProbeResult { result: Err(refused), took: Duration::from_micros(250) };
     pool.observe(1, Observation::Probe(check), clock::now());
 
-    let labels =
-        Labels { verdicts: &["new", "hit"], causes: &["down"], outcomes: &["ok", "connect"], refusals: &["all_down"] };
+    let labels = Labels {
+        verdicts: &["new", "hit"],
+        causes: &["down"],
+        outcomes: &["ok", "connect"],
+        refusals: &["all_down"],
+        rejected_pins: &[],
+    };
     let metrics = Arc::new(Metrics::new(1, labels, Arc::default()));
     let series: Vec<_> = ["a", "b"].iter().map(|name| metrics.series("app", name)).collect();
     for _ in 0..3 {
-        series[0].request(0, 1, 200, Duration::from_millis(1));
+        let (took, first_byte) = (Duration::from_millis(1), None);
+        series[0].request(0, &EndedRequest { verdict: 1, status: 200, took, first_byte, bytes_in: 0, bytes_out: 9 });
     }
     series[1].attempt(0, 1);
     let (now, lifetime) = (clock::unix_millis(), SessionLifetime { idle: PRESENCE, absolute: None });
@@ -168,7 +175,7 @@ async fn status_tells_what_is_known_of_every_backend() {
 #[tokio::test]
 async fn metrics_are_the_data_paths_counters_and_the_pools_gauges() {
     let (parts, body) = server().ask(None, Request::get("/metrics")).await;
-    assert_eq!(parts.headers[CONTENT_TYPE], OPEN_METRICS);
+    assert_eq!(parts.headers[CONTENT_TYPE], TextFormat::OpenMetrics.content_type());
     for line in [
         r#"linchpin_requests_total{pool="app",backend="a",verdict="hit",code="200"} 3"#,
         r#"linchpin_sessions{pool="app",backend="a"} 1"#,
@@ -192,6 +199,9 @@ async fn metrics_are_the_data_paths_counters_and_the_pools_gauges() {
     }
     assert!(body.contains("\nprocess_start_time_seconds 1"), "{body}");
     assert!(body.ends_with("# EOF\n"));
+    let (parts, classic) = server().ask(None, Request::get("/metrics").header("accept", "*/*")).await;
+    assert_eq!(parts.headers[CONTENT_TYPE], TextFormat::Classic.content_type());
+    assert!(classic.contains("# TYPE linchpin_requests_total counter\n") && !classic.contains("# EOF"), "{classic}");
 }
 
 #[tokio::test]

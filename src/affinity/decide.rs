@@ -67,7 +67,7 @@ enum Replica {
 pub fn decide(lookup: PinLookup, pool: &Pool, session_policy: &SessionPolicy, now: u64, fresh: u64) -> Decision {
     match lookup {
         PinLookup::Absent => Decision::new(None, now, fresh),
-        PinLookup::Unreadable => Decision::new(Some(Cause::Unreadable), now, fresh),
+        PinLookup::Unreadable | PinLookup::UnknownKey => Decision::new(Some(Cause::Unreadable), now, fresh),
         PinLookup::Pinned(pin) => judge(pin, pool, session_policy, now, fresh),
         PinLookup::Routed(routed) => judge_routed(routed, pool, &session_policy.policies, now),
         // An unknown session goes where every Linchpin would send it.

@@ -66,7 +66,7 @@ pub struct NamedBackend {
 pub fn explain(pool: &Pool, affinity: &Affinity, token: &[u8], now: u64) -> Option<Explanation> {
     let lookup = affinity.open_token(token, pool);
     let (seen, backend, term, replica) = match &lookup {
-        PinLookup::Absent | PinLookup::Unreadable | PinLookup::Unlearned(_) => return None,
+        PinLookup::Absent | PinLookup::Unreadable | PinLookup::UnknownKey | PinLookup::Unlearned(_) => return None,
         PinLookup::Pinned(pin) => {
             let lifetimes = affinity.session_policy().lifetimes;
             let (idle_timeout, absolute_timeout) = (lifetimes.idle, lifetimes.absolute);

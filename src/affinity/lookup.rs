@@ -12,8 +12,10 @@ use super::seal::Pin;
 pub enum PinLookup {
     /// The request carries none.
     Absent,
-    /// The request carries a token that no key of the ring opens, or that belongs to another pool.
+    /// The request carries a token that can't be opened: it is forged, damaged, or belongs to another pool.
     Unreadable,
+    /// The request carries a token that names a key which the ring doesn't have.
+    UnknownKey,
     /// The request carries a pin.
     Pinned(Arc<Pin>),
     /// The request carries a session id of the application that names its backend.

@@ -57,7 +57,11 @@ impl PinCodec {
 
     /// Opens a token.
     pub(super) fn open(&self, token: &[u8]) -> PinLookup {
-        self.sealer.open(token).map_or(PinLookup::Unreadable, |pin| PinLookup::Pinned(Arc::new(pin)))
+        match self.sealer.open(token) {
+            Some(pin) => PinLookup::Pinned(Arc::new(pin)),
+            None if looks_sealed(token) && self.key_of(token).is_none() => PinLookup::UnknownKey,
+            None => PinLookup::Unreadable,
+        }
     }
 
     /// Appends the token for `pin` to `out`. Returns `None` and appends nothing if sealing fails.
@@ -77,17 +81,15 @@ impl PinCodec {
         let lookup = self.open(token);
         match &lookup {
             PinLookup::Pinned(pin) => cache.remember(&self.pool, token, pin),
-            _ => self.warn_of_unknown_key(token),
+            PinLookup::UnknownKey => self.warn_of_unknown_key(),
+            _ => {}
         }
         lookup
     }
 
     /// Warns, at most once an interval, of pins that were sealed with a key that is not configured here.
-    fn warn_of_unknown_key(&self, token: &[u8]) {
-        if looks_sealed(token)
-            && self.key_of(token).is_none()
-            && let Some(unsaid) = self.unknown_key_warnings.take(clock::unix(), WARN_INTERVAL, 1)
-        {
+    fn warn_of_unknown_key(&self) {
+        if let Some(unsaid) = self.unknown_key_warnings.take(clock::unix(), WARN_INTERVAL, 1) {
             tracing::warn!(
                 pool = &*self.pool,
                 unsaid,

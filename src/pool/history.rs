@@ -113,20 +113,39 @@ pub struct History {
     pub last_check: Option<(Duration, ProbeResult)>,
     /// The last failure that counted against it, and when that was.
     pub last_failure: Option<(Duration, BackendFailure)>,
+    /// How many probes have passed.
+    pub passed_checks: u64,
+    /// How many probes have failed.
+    pub failed_checks: u64,
+    /// How often it was ejected.
+    pub ejections: u64,
 }
 
 impl History {
     /// Makes the record of a backend that is new at `now`.
     pub fn new(now: Duration) -> History {
-        History { since: now, was_well: false, is_kept: false, why: None, last_check: None, last_failure: None }
+        History {
+            since: now,
+            was_well: false,
+            is_kept: false,
+            why: None,
+            last_check: None,
+            last_failure: None,
+            passed_checks: 0,
+            failed_checks: 0,
+            ejections: 0,
+        }
     }
 
     /// Records a probe.
     pub(super) fn checked(&mut self, check: ProbeResult, now: Duration) {
         self.last_check = Some((now, check));
         match check.result {
-            Ok(_) => self.was_well = true,
-            Err(reason) => self.last_failure = Some((now, BackendFailure { reason, by: ObservedBy::Probe })),
+            Ok(_) => (self.was_well, self.passed_checks) = (true, self.passed_checks + 1),
+            Err(reason) => {
+                self.failed_checks += 1;
+                self.last_failure = Some((now, BackendFailure { reason, by: ObservedBy::Probe }));
+            }
         }
     }
 
@@ -155,7 +174,7 @@ impl History {
                     self.why = Some(HealthReason::Probes(reason));
                 }
             }
-            Health::Ejected if is_new => self.why = of_requests(),
+            Health::Ejected if is_new => (self.why, self.ejections) = (of_requests(), self.ejections + 1),
             Health::Ejected => {}
             Health::Up if self.is_kept => self.why = of_requests(),
             Health::Up => self.why = None,

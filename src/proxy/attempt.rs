@@ -257,10 +257,15 @@ pub(super) async fn attempt(
                 connection
             }
             None => {
-                limit.set((clock::now() + timeouts.connect).min(deadline));
+                let begun = clock::now();
+                limit.set((begun + timeouts.connect).min(deadline));
                 let is_lost = || backend.live().times_lost() != losses && order.has_next();
                 // Boxed, or each request's future would have room for something that few requests do.
                 let connection = Box::pin(open::open(thread, service, backend, key, limit, is_lost)).await?;
+                // A stream on an HTTP/2 connection that is open takes no time.
+                if let (false, Some(series)) = (connection.is_used(), service.series.get(index)) {
+                    series.connected(thread.index, clock::now().saturating_duration_since(begun));
+                }
                 exchange.reached(service, index);
                 // The server that the session has left meanwhile was told to forget it, and would respond as if the
                 // session did not exist. Such a response has nothing to be refused by.

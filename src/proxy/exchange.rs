@@ -473,8 +473,9 @@ impl Drop for Exchange {
         let service = self.service();
         let unserved = || service.map_or(&self.view.snapshot().unrouted, |service| &service.unserved);
         let series = service.zip(self.backend).and_then(|(service, index)| service.series.get(index));
-        let (verdict, status) = (self.record.verdict as usize, self.record.status(is_abandoned));
-        series.unwrap_or_else(unserved).request(thread.index, verdict, status, self.record.lasted(now));
+        let body_read = self.body.as_ref().map_or(0, |body| body.read());
+        let counted = self.record.counted(is_abandoned, body_read, now);
+        series.unwrap_or_else(unserved).request(thread.index, &counted);
         if let (true, Some(series)) = (self.record.is_tunnel, series) {
             series.tunnel_ended(thread.index);
         }
@@ -486,7 +487,7 @@ impl Drop for Exchange {
                 pool: service.map(|service| &**service.pool.name()),
                 backend: service.zip(self.backend).map(|(service, index)| &**service.pool.backend(index).name()),
                 is_abandoned,
-                body_read: self.body.as_ref().map_or(0, |body| body.read()),
+                body_read,
                 waited: self.queue_position.waited(),
                 now,
             },

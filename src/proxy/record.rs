@@ -16,6 +16,7 @@ use crate::affinity::{Cause, Verdict};
 use crate::clock;
 use crate::copies::CopyOutcome;
 use crate::reason::Reason;
+use crate::telemetry::metrics::EndedRequest;
 use crate::telemetry::{Record, ThreadLog};
 
 /// nginx's code for a client that closed its connection before the response; it is never sent.
@@ -127,6 +128,19 @@ impl RequestRecord {
     pub(super) fn lasted(&self, now: Instant) -> Duration {
         let end = if self.is_tunnel { self.responded_at.unwrap_or(now) } else { now };
         end.saturating_duration_since(self.begun)
+    }
+
+    /// Returns what the metrics count of the request.
+    pub(super) fn counted(&self, is_abandoned: bool, body_read: u64, now: Instant) -> EndedRequest {
+        let connected = self.connected.get();
+        EndedRequest {
+            verdict: self.verdict as usize,
+            status: self.status(is_abandoned),
+            took: self.lasted(now),
+            first_byte: self.responded_at.zip(connected).map(|(at, since)| at.saturating_duration_since(since)),
+            bytes_in: self.bytes_in + body_read,
+            bytes_out: self.bytes_out,
+        }
     }
 
     /// Writes the line of the access log.

@@ -12,6 +12,7 @@ use super::thread::ThreadState;
 use crate::affinity::Verdict;
 use crate::clock;
 use crate::telemetry::Record;
+use crate::telemetry::metrics::EndedRequest;
 
 /// Records a request whose head could not be parsed, and makes the response to it.
 pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyError) -> bytes::Bytes {
@@ -20,7 +21,15 @@ pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyErro
     if let Some(limit) = error.limit() {
         thread.limited(limit);
     }
-    thread.view.borrow().snapshot().unrouted.request(thread.index, Verdict::None as usize, status, Duration::ZERO);
+    let ended = EndedRequest {
+        verdict: Verdict::None as usize,
+        status,
+        took: Duration::ZERO,
+        first_byte: None,
+        bytes_in: 0,
+        bytes_out: 0,
+    };
+    thread.view.borrow().snapshot().unrouted.request(thread.index, &ended);
     thread.log.write(&Record {
         time: clock::unix(),
         id: id.as_str(),

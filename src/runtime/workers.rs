@@ -315,7 +315,7 @@ mod tests {
     }
 
     fn listeners() -> (Listeners<()>, Vec<Inbox<()>>, SocketAddr) {
-        let labels = Labels { verdicts: &["none"], causes: &[], outcomes: &["ok"], refusals: &[] };
+        let labels = Labels { verdicts: &["none"], causes: &[], outcomes: &["ok"], refusals: &[], rejected_pins: &[] };
         let metrics = Metrics::new(1, labels, Arc::default());
         let settings = ListenerSettings::new(([127, 0, 0, 1], 0).into());
         let (mut listeners, inboxes) = Listeners::new(&Settings::default(), 1);

@@ -182,8 +182,11 @@ fn the_days_left_follow_a_change_of_files() {
     let pairs = vec![folder.pair("one", &until(80)), folder.pair("other", &until(70))];
     let acceptor = Arc::new(Acceptor::open("web", &settings(pairs)).unwrap());
     let watched = WatchedCertificates::new([Arc::clone(&acceptor) as Arc<dyn Reload>]);
-    let expected =
-        |days| vec![CertificateExpiry { kind: "listener", of: "web".into(), certificate: "app.example".into(), days }];
+    let expected = |days: i64| {
+        let not_after = i64::try_from(now.as_secs()).unwrap() + days * 24 * 60 * 60 + 60;
+        let (of, certificate) = ("web".into(), "app.example".into());
+        vec![CertificateExpiry { kind: "listener", of, certificate, not_after, days }]
+    };
     // Of two certificates with one name, the one that expires first counts.
     assert_eq!(watched.expiries(now), expected(70));
     folder.pair("other", &until(90));
