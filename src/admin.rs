@@ -24,6 +24,7 @@ mod sessions_api;
 mod sessions_view;
 mod settings;
 mod sources;
+mod trends;
 mod view;
 
 pub use actor::Actor;
@@ -34,6 +35,7 @@ pub use reload::{ReloadChange, ReloadError, ReloadFigures, ReloadReport, ReloadR
 pub use serve::run;
 pub use settings::{Settings, SocketAccess};
 pub use sources::{Phase, PoolEntry, StatusSources};
+pub use trends::{TREND_INTERVAL, Trends};
 
 #[cfg(test)]
 mod tests;

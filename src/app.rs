@@ -36,7 +36,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::admin::{Actor, Phase, ReloadFigures, ReloadReport, Reloader, StatusSources};
+use crate::admin::{Actor, Phase, ReloadFigures, ReloadReport, Reloader, StatusSources, Trends};
 use crate::affinity::avoid_list::AvoidList;
 use crate::affinity::{Cause, RejectedPin, Verdict};
 use crate::clock;
@@ -185,6 +185,7 @@ impl App {
             reloader: reloader.clone(),
             reloads: ReloadFigures::started(clock::unix()),
             events: events.clone(),
+            trends: Trends::default(),
             started: clock::unix(),
         };
         let overview = Arc::new(ArcSwap::from_pointee(Overview {

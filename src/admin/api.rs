@@ -5,26 +5,25 @@
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Extension, Query, State};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, StatusCode};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
 use super::actor::Actor;
+use super::dashboard::FILES_PATH;
 use super::event_stream::EventsQuery;
 use super::explain_report::ExplainReport;
 use super::exposition::TextFormat;
 use super::guard::{self, AccessRules};
 use super::reload::ReloadResult;
 use super::sources::{Phase, StatusSources};
+use super::trends::TrendsQuery;
 use super::view::{ExplainRequest, Status};
-use super::{backend_api, copies_view, dashboard, event_stream, gauges, sessions_api};
+use super::{backend_api, certificates_view, copies_view, dashboard, event_stream, gauges, sessions_api};
 use crate::affinity::explain;
 use crate::clock;
 
@@ -46,32 +45,33 @@ struct Api {
     facts: StatusSources,
     rules: AccessRules,
     registry: Registry,
-    policy: Option<HeaderValue>,
 }
 
 /// Builds the whole admin API, behind its guard.
 pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
     let registry = gauges::registry(&facts);
-    let policy = HeaderValue::try_from(dashboard::policy()).ok();
     let backends = backend_api::routes(facts.clone()).merge(sessions_api::routes(facts.clone()));
     Router::new()
-        .route("/", get(page))
+        .route("/", get(dashboard::page))
+        .route(FILES_PATH, get(dashboard::file))
         .route("/livez", get("ok"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/openapi.json", get(openapi))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/trends", get(trends))
+        .route("/api/v1/certificates", get(certificates))
+        .route("/api/v1/access", get(access))
         .route("/api/v1/explain", post(explain))
-        .route(RELOAD_PATH, post(reload))
+        .route(RELOAD_PATH, post(reload).get(last_reload))
         .route(EVENTS_PATH, get(events))
-        .with_state(Arc::new(Api { facts, rules: rules.clone(), registry, policy }))
+        .with_state(Arc::new(Api { facts, rules: rules.clone(), registry }))
         .merge(backends)
         .fallback((
             StatusCode::NOT_FOUND,
             "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND, …/state, …/weight, …/drain and \
-             …/sessions, /api/v1/explain, /api/v1/reload, /api/v1/events, /api/v1/openapi.json, /metrics, /livez and \
-             /readyz.
-",
+             …/sessions, /api/v1/explain, /api/v1/reload, /api/v1/events, /api/v1/trends, /api/v1/certificates, \
+             /api/v1/access, /api/v1/openapi.json, /metrics, /livez and /readyz.\n",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(rules.clone(), guard::authorize))
@@ -81,12 +81,6 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
 async fn add_security_headers(mut response: Response) -> Response {
     response.headers_mut().extend(SECURITY_HEADERS);
     response
-}
-
-async fn page(State(api): State<Arc<Api>>) -> Response {
-    // The page is not sent without its policy, which keeps data of a backend from running as script.
-    let Some(policy) = api.policy.clone() else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    (HeaderMap::from_iter([(CONTENT_SECURITY_POLICY, policy)]), Html(dashboard::PAGE)).into_response()
 }
 
 /// Says whether this process takes requests, not whether a backend could serve them: all Linchpins see the same
@@ -108,6 +102,25 @@ async fn openapi() -> Response {
 async fn status(State(api): State<Arc<Api>>) -> Response {
     let entries = api.facts.pools.load_full();
     Json(Status::now(&api.facts, &entries)).into_response()
+}
+
+/// The last ten minutes.
+async fn trends(State(api): State<Arc<Api>>, Query(query): Query<TrendsQuery>) -> Response {
+    Json(api.facts.trends.view(query.after)).into_response()
+}
+
+async fn certificates(State(api): State<Arc<Api>>) -> Response {
+    Json(certificates_view::list(&api.facts.certificates)).into_response()
+}
+
+/// What the client may do with what it has shown.
+#[derive(Debug, serde::Serialize)]
+struct Access {
+    may_change: bool,
+}
+
+async fn access(Extension(actor): Extension<Actor>) -> Response {
+    Json(Access { may_change: !matches!(actor, Actor::Client { who: guard::READ_TOKEN, .. }) }).into_response()
 }
 
 /// Says what a token or session id holds, and where a request with it would go now. Tries every pool; at most one of
@@ -145,6 +158,11 @@ async fn reload(
         ReloadResult::Refused => StatusCode::UNPROCESSABLE_ENTITY,
     };
     (status, Json(report)).into_response()
+}
+
+/// Shows the last reload.
+async fn last_reload(State(api): State<Arc<Api>>) -> Response {
+    Json(api.facts.reloads.view()).into_response()
 }
 
 /// Streams events, until the client leaves, the rules of the listener change or it closes.

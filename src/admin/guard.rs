@@ -15,18 +15,24 @@ use http::{Method, StatusCode, Version};
 use tokio::sync::watch;
 
 use super::actor::{Actor, AdminPeer};
+use super::dashboard;
 use super::settings::Settings;
 use crate::net::Address;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// What a client has shown: the token, or nothing, where none is required.
 const TOKEN: &str = "token";
-const READ_TOKEN: &str = "read token";
+pub(super) const READ_TOKEN: &str = "read token";
 const ANYBODY: &str = "anybody";
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"linchpin\"");
 
 /// Paths that need no token: the page itself has no data, and a health checker has no secret.
 const OPEN_PATHS: [&str; 3] = ["/", "/livez", "/readyz"];
+
+/// Returns whether a path needs no token.
+fn is_open(path: &str) -> bool {
+    OPEN_PATHS.contains(&path) || path.starts_with(dashboard::FILES_PREFIX)
+}
 
 /// The rules of the admin listener, which a reload may replace while it listens. Clones share them.
 #[derive(Debug, Clone)]
@@ -119,7 +125,7 @@ impl Guard {
                 // Explaining a token reveals whether it is a session's, and so is no request of a GET.
                 if is_reading { READ_TOKEN } else { return Err(AccessDenied::ReadOnly) }
             }
-            Some(_) if OPEN_PATHS.contains(&request.uri().path()) => ANYBODY,
+            Some(_) if is_open(request.uri().path()) => ANYBODY,
             Some(_) => return Err(AccessDenied::Token),
             // DNS rebinding: a page of evil.example has its own name resolve to 127.0.0.1 once it is loaded,
             // and then reads from here as from its own origin. Under an IP address or as localhost it can't.
@@ -260,9 +266,14 @@ mod tests {
             let fields = [("host", "localhost"), ("authorization", sent)];
             assert_eq!(admit(Some("secret"), "GET", "/metrics", &fields), expected, "{sent}");
         }
-        for (path, expected) in
-            [("/", Ok(())), ("/livez", Ok(())), ("/readyz", Ok(())), ("//", Err(AccessDenied::Token))]
-        {
+        for (path, expected) in [
+            ("/", Ok(())),
+            ("/livez", Ok(())),
+            ("/readyz", Ok(())),
+            ("/dashboard/main.js", Ok(())),
+            ("/dashboard", Err(AccessDenied::Token)),
+            ("//", Err(AccessDenied::Token)),
+        ] {
             assert_eq!(admit(Some("secret"), "GET", path, &[("host", "a.example")]), expected, "{path}");
         }
         let fields = [("host", "localhost"), ("authorization", "Bearer ")];

@@ -2,8 +2,8 @@
 //! Invariant: requests are answered one after the other, each once; a published name never changes.
 //! Must not know: how a configuration is read, or what a reload changes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -171,6 +171,27 @@ struct Figures {
     has_failed: AtomicBool,
     last_success: AtomicU64,
     results: [AtomicU64; 3],
+    last: Mutex<Option<LastReload>>,
+}
+
+/// `GET /api/v1/reload`.
+#[derive(Debug, Serialize)]
+pub(super) struct ReloadView {
+    /// The number of the configuration in use.
+    generation: u64,
+    /// The last reload; `null` before the first.
+    last: Option<LastReload>,
+}
+
+/// A reload that was asked for, or changed something.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct LastReload {
+    /// When it ended, in seconds since the Unix epoch.
+    time: u64,
+    /// What asked for it: `api`, `SIGHUP` or `watch`.
+    by: &'static str,
+    #[serde(flatten)]
+    report: ReloadReport,
 }
 
 impl ReloadFigures {
@@ -194,6 +215,20 @@ impl ReloadFigures {
         if let Some(counter) = self.0.results.get(result as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Keeps the answer to a reload that ended at `now`. If a watched file says what is in use already, nobody has asked
+    /// for anything, and the reload before stays the last one.
+    pub fn keep(&self, report: &ReloadReport, actor: &Actor, now: Duration) {
+        if report.result != ReloadResult::Unchanged || *actor != Actor::Watch {
+            let last = LastReload { time: now.as_secs(), by: actor.by(), report: report.clone() };
+            *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        }
+    }
+
+    pub(super) fn view(&self) -> ReloadView {
+        let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ReloadView { generation: last.as_ref().map_or(1, |last| last.report.generation), last }
     }
 
     pub(super) fn is_successful(&self) -> bool {

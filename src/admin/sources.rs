@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::reload::{ReloadFigures, Reloader};
+use super::trends::Trends;
 use crate::affinity::Affinity;
 use crate::copies::PoolCopies;
 use crate::discover::SourceStatus;
@@ -35,6 +36,8 @@ pub struct StatusSources {
     pub reloads: ReloadFigures,
     /// What happens in the process.
     pub events: Events,
+    /// The last ten minutes.
+    pub trends: Trends,
     /// When the process started, since the Unix epoch.
     pub started: Duration,
 }

@@ -104,6 +104,7 @@ fn server() -> TestServer {
         reloader: Reloader::new().0,
         reloads: ReloadFigures::started(Duration::from_secs(7)),
         events: Events::default(),
+        trends: Trends::default(),
         started: clock::unix() - Duration::from_secs(90),
     };
     TestServer { facts, phase, _busy }
@@ -151,16 +152,18 @@ async fn status_tells_what_is_known_of_every_backend() {
             "persistence": "cookie",
             "available": 1,
             "sessions": 1,
+            "requests": 3,
+            "errors": 0,
             "refused": { "all_down": 1 },
             "backends": [{
                 "name": "a", "address": "127.0.0.1:9001", "state": "ready", "health": "up", "weight": 2,
                 "effective_weight": 2.0, "sessions": 1, "idle_sessions": { "1m": 1, "5m": 0, "15m": 0, "1h": 0, "more": 0 },
-                "active_requests": 1, "tunnels": 0, "requests": 3, "failures": 0,
+                "active_requests": 1, "tunnels": 0, "requests": 3, "errors": 0, "failures": 0,
                 "since": 1, "reason": null, "last_check": null, "last_failure": null,
             }, {
                 "name": "b", "address": "127.0.0.1:9002", "state": "drain", "health": "down", "weight": 1,
                 "effective_weight": 1.0, "sessions": 0, "idle_sessions": { "1m": 0, "5m": 0, "15m": 0, "1h": 0, "more": 0 },
-                "active_requests": 0, "tunnels": 0, "requests": 0, "failures": 1,
+                "active_requests": 0, "tunnels": 0, "requests": 0, "errors": 0, "failures": 1,
                 "since": 1, "reason": "connection refused",
                 "last_check": {
                     "time": 1, "ok": false, "status": null, "error": "connection refused", "duration_ms": 0.25,
@@ -277,8 +280,51 @@ async fn every_answer_minds_its_manners_and_the_page_its_policy() {
             assert_eq!(parts.headers.get(&name), Some(&value), "{path} {name}");
         }
     }
-    let (parts, body) = server.ask(None, Request::get("/")).await;
-    assert_eq!(parts.headers[CONTENT_SECURITY_POLICY], dashboard::policy());
-    assert_eq!(parts.headers[CONTENT_TYPE], "text/html; charset=utf-8");
-    assert!(body.starts_with("<!doctype html>"));
+    for (path, kind, start) in [
+        ("/", "text/html; charset=utf-8", "<!doctype html>"),
+        ("/dashboard/main.js", "text/javascript; charset=utf-8", "//"),
+        ("/dashboard/theme.css", "text/css; charset=utf-8", "/*"),
+    ] {
+        let (parts, body) = server.ask(Some("secret"), Request::get(path)).await;
+        assert_eq!(parts.headers[CONTENT_TYPE], kind);
+        assert!(parts.headers[CONTENT_SECURITY_POLICY].to_str().unwrap().starts_with("default-src 'none'; "), "{path}");
+        assert!(body.starts_with(start), "{path}");
+    }
+    assert_eq!(server.get("/dashboard/nothing.js").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_last_ten_minutes_are_kept_and_no_more() {
+    let server = server();
+    let entries = server.facts.pools.load_full();
+    let trends = async |query: &str| -> serde_json::Value {
+        let (code, body) = server.get(&format!("/api/v1/trends{query}")).await;
+        assert_eq!(code, StatusCode::OK, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    // What was counted before the first sample belongs to none.
+    server.facts.trends.sample(&entries);
+    let (took, first_byte) = (Duration::from_millis(7), None);
+    let ended = EndedRequest { verdict: 1, status: 503, took, first_byte, bytes_in: 0, bytes_out: 0 };
+    entries[0].series[0].request(0, &ended);
+    entries[0].unserved.request(0, &ended);
+    server.facts.trends.sample(&entries);
+    let view = trends("").await;
+    let pool = &view["pools"][0];
+    assert_eq!((&view["newest"], &pool["name"]), (&2.into(), &"app".into()));
+    assert_eq!((&pool["requests"], &pool["errors"]), (&serde_json::json!([0, 2]), &serde_json::json!([0, 2])));
+    let backend = &pool["backends"][0];
+    assert_eq!((&backend["requests"], &backend["sessions"]), (&serde_json::json!([0, 1]), &serde_json::json!([1, 1])));
+    assert_eq!(backend["p50_ms"], serde_json::json!([null, 7.5]));
+
+    for _ in 0..200 {
+        server.facts.trends.sample(&entries);
+    }
+    for (query, samples) in [("", 120), ("?after=201", 1), ("?after=202", 0), ("?after=5000", 120)] {
+        let view = trends(query).await;
+        assert_eq!(view["pools"][0]["backends"][1]["sessions"].as_array().unwrap().len(), samples, "{query}");
+    }
+    // Nothing is kept of a pool that a reload has removed.
+    server.facts.trends.sample(&[]);
+    assert_eq!(trends("").await["pools"], serde_json::json!([]));
 }

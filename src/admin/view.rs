@@ -38,6 +38,10 @@ struct Pool<'a> {
     sessions: u64,
     #[serde(skip_serializing_if = "is_zero")]
     sessions_error: f64,
+    /// Requests that have ended, with those that no backend served.
+    requests: u64,
+    /// Those of them that ended with a 5xx status.
+    errors: u64,
     /// Requests that were refused without an attempt on a backend, by reason.
     refused: BTreeMap<&'static str, u64>,
     /// Omitted without [pools.rebalance].
@@ -108,6 +112,9 @@ pub(super) struct Backend<'a> {
     #[serde(flatten)]
     load: Load,
     requests: u64,
+    /// Requests that ended with a 5xx status.
+    errors: u64,
+    /// Attempts that failed.
     failures: u64,
     /// When its health last changed, in seconds since the Unix epoch.
     since: u64,
@@ -308,6 +315,7 @@ impl<'a> Backend<'a> {
             effective_weight: effective_weight(live),
             load: Load::now(entry, index),
             requests: series.map_or(0, |series| series.requests()),
+            errors: series.map_or(0, |series| series.server_errors()),
             failures: series.map_or(0, |series| series.failures()),
             since: history.since.as_secs(),
             reason: history.why.filter(|_| is_probed).map(|why| why.to_string()),
@@ -344,6 +352,8 @@ impl<'a> Pool<'a> {
             available: entry.pool.serving(),
             sessions: count.sessions,
             sessions_error: rounded(count.error),
+            requests: entry.unserved.requests() + backends.iter().map(|backend| backend.requests).sum::<u64>(),
+            errors: entry.unserved.server_errors() + backends.iter().map(|backend| backend.errors).sum::<u64>(),
             refused: entry.unserved.refusals().collect(),
             rebalance: Rebalance::now(&entry.pool),
             queue: queue.map(|queue| CapacityQueue { length: entry.pool.queue_length(), size: queue.size }),

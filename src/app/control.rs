@@ -16,7 +16,7 @@ use super::reload_changes::Commit;
 use super::running::Running;
 use super::take_over::TakeOver;
 use super::takeover_parts::BoundWaiting;
-use crate::admin::{Phase, ReloadRequest, StatusSources};
+use crate::admin::{Phase, ReloadRequest, StatusSources, TREND_INTERVAL};
 use crate::affinity::avoid_list::AvoidList;
 use crate::balance::BalancerKind;
 use crate::pool::Backend;
@@ -89,8 +89,8 @@ async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog
     log
 }
 
-/// The housekeeping of the process: counts sessions, removes expired state, publishes moves of sessions, and reports lost
-/// log lines.
+/// The housekeeping of the process: counts sessions, removes expired state, samples trends, publishes moves of sessions,
+/// and reports lost log lines.
 async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, mut log: LossReporter) {
     let mut moves = MoveCounts::default();
     let mut interval = tokio::time::interval(Duration::from_secs(1));
@@ -116,6 +116,9 @@ async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, 
         if second.is_multiple_of(10) {
             avoid_list.sweep(now.as_secs());
             facts.metrics.merge_removed();
+        }
+        if second.is_multiple_of(TREND_INTERVAL.as_secs()) {
+            facts.trends.sample(&facts.pools.load());
         }
         moves.since_last(&facts.metrics.moves()).into_iter().for_each(|event| facts.events.publish(event));
     }

@@ -41,6 +41,9 @@ pub(super) async fn answer(running: &mut Running, request: ReloadRequest, commit
     }
     report.left_out = report.changes.len().saturating_sub(MAX_LISTED);
     report.changes.truncate(MAX_LISTED);
+    if !is_dry_run {
+        running.facts.reloads.keep(&report, &actor, clock::unix());
+    }
     // The client that asked may have left.
     let _ = reply.send(report);
 }

@@ -234,7 +234,7 @@ async fn nothing_on_the_page_is_wider_than_the_screen() {
 }
 
 /// Lists the elements whose text has too little contrast with its background.
-const CONTRAST: &str = r#"(() => {
+pub const CONTRAST: &str = r#"(() => {
     const canvas = Object.assign(document.createElement('canvas'), { width: 1, height: 1 }).getContext('2d', { willReadFrequently: true });
     const over = (color, below) => {
         canvas.fillStyle = `rgb(${below})`; canvas.fillRect(0, 0, 1, 1);

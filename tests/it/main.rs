@@ -40,6 +40,7 @@ mod crowds;
 mod curl;
 mod cut_streams;
 mod dashboard;
+mod dashboard_acts;
 mod demo_command;
 mod demo_copies;
 mod demo_page;

@@ -15,6 +15,8 @@ pub struct Chromium {
     commands: ChildStdin,
     events: BufReader<ChildStdout>,
     last: u64,
+    /// The addresses of all requests since [`Chromium::record_requests`].
+    requests: Vec<String>,
     _folder: Folder,
 }
 
@@ -39,7 +41,7 @@ impl Chromium {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let (commands, events) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
-        Chromium { _process: process, commands, events, last: 0, _folder: folder }
+        Chromium { _process: process, commands, events, last: 0, requests: Vec::new(), _folder: folder }
     }
 
     /// Opens a window of that many pixels.
@@ -82,16 +84,42 @@ impl Chromium {
         until(expression, async || self.value(window, expression).await == json!(true)).await;
     }
 
-    /// Presses a key: `Tab`, `Enter`, or a character.
+    /// Records the addresses of the window's requests from now on.
+    pub async fn record_requests(&mut self, window: &Window) {
+        self.call(Some(window), "Network.enable", json!({})).await.unwrap();
+    }
+
+    /// Returns the addresses of all requests that were recorded.
+    pub fn requests(&self) -> &[String] {
+        &self.requests
+    }
+
+    /// Clicks with the mouse on the middle of the element that an expression returns, once it can be seen.
+    pub async fn click(&mut self, window: &Window, element: &str) {
+        let place = format!(
+            "(e => {{ if (!e || e.disabled) return null; e.scrollIntoView({{ block: 'center', behavior: 'instant' }}); \
+             const b = e.getBoundingClientRect(), x = b.x + b.width / 2, y = b.y + b.height / 2; \
+             return e.contains(document.elementFromPoint(x, y)) ? [x, y] : null; }})({element})"
+        );
+        self.until(window, &format!("{place} !== null")).await;
+        let place = self.value(window, &place).await;
+        for kind in ["mousePressed", "mouseReleased"] {
+            let event = json!({ "type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1 });
+            self.call(Some(window), "Input.dispatchMouseEvent", event).await;
+        }
+    }
+
+    /// Presses a key: `Tab`, `Enter`, `Escape`, or a character.
     pub async fn press(&mut self, window: &Window, key: &str) {
         let text = if key == "Enter" { "\r" } else { key };
         let code = match key {
             "Tab" => 9,
             "Enter" => 13,
+            "Escape" => 27,
             _ => 0,
         };
         let mut stroke = json!({ "type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code });
-        if key != "Tab" {
+        if !["Tab", "Escape"].contains(&key) {
             stroke["text"] = json!(text);
         }
         self.call(Some(window), "Input.dispatchKeyEvent", stroke.clone()).await;
@@ -117,6 +145,9 @@ impl Chromium {
             soon(method, self.events.read_until(0, &mut message)).await.unwrap();
             assert_eq!(message.pop(), Some(0), "the browser has ended; `tests/run` installs what the tests need");
             let message: Value = serde_json::from_slice(&message).unwrap();
+            if message["method"] == json!("Network.requestWillBeSent") {
+                self.requests.push(message["params"]["request"]["url"].as_str().unwrap_or_default().to_owned());
+            }
             if message["id"] == json!(self.last) {
                 return message.get("result").cloned();
             }
