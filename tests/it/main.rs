@@ -80,6 +80,7 @@ mod loops;
 mod many_backends;
 mod memory;
 mod messages;
+mod metrics;
 mod openapi;
 mod operator_commands;
 mod own_pages;
