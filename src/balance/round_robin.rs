@@ -1,4 +1,4 @@
-//! Owns: smooth weighted round-robin, as in nginx (commit 52327e0, 2012).
+//! Owns: weighted round-robin: in small pools the smooth one of nginx (commit 52327e0, 2012), in large ones by turns.
 //! Invariant: as many picks as the sum of the weights choose each backend as often as its weight says, evenly spread.
 //! Must not know: other threads: each has its own cursor, which starts elsewhere.
 
@@ -8,12 +8,25 @@ use std::rc::Rc;
 
 use super::selection::{Balancer, Candidates, TriedBackends};
 use crate::pool::Pool;
+use crate::pool::hash::mix;
 use crate::pool::slow_start::ONE;
 
-/// The cursor: one credit for each backend. In each round every candidate earns its weight; the one with the most
-/// credit is chosen and pays the sum of the weights. Credits of other backends do not change.
+/// The most backends of a pool of which each is looked at for each new client. That takes longer the more there are.
+const SMALL: usize = 64;
+
+/// The cursor. In a small pool every candidate earns its weight in each round; the one with the most credit is chosen
+/// and pays the sum of the weights. In a large pool backends take turns, and each earns its weight at its turn: it is
+/// chosen if it can pay the largest weight. Credits of other backends do not change.
 pub(super) struct RoundRobin {
-    credits: RefCell<Vec<i64>>,
+    state: RefCell<State>,
+}
+
+struct State {
+    /// One for each backend.
+    credits: Vec<i64>,
+    /// In a large pool: whose turn is next, and the largest weight.
+    turn: usize,
+    price: i64,
 }
 
 /// The most backends to visit in order to find a start.
@@ -23,9 +36,11 @@ impl RoundRobin {
     /// Creates a cursor that starts at a random position of the cycle. Otherwise all threads of all Linchpins would
     /// send their first client to the first backend.
     pub(super) fn new(pool: &Pool, entropy: u64) -> RoundRobin {
-        let weights: Vec<_> =
-            pool.backends().iter().map(|backend| i64::from(backend.live().effective_weight())).collect();
+        let weights = weights(pool);
         let count = weights.len().max(1) as u64;
+        if weights.len() > SMALL {
+            return RoundRobin::in_turns(&weights, entropy);
+        }
         if let [first, others @ ..] = &*weights
             && others.iter().all(|weight| weight == first)
         {
@@ -33,9 +48,9 @@ impl RoundRobin {
             let steps = (entropy % count) as usize;
             let earned = first * steps as i64;
             let credit = |index: usize| if index < steps { earned - first * weights.len() as i64 } else { earned };
-            return RoundRobin { credits: RefCell::new((0..weights.len()).map(credit).collect()) };
+            return RoundRobin::with((0..weights.len()).map(credit).collect());
         }
-        let this = RoundRobin { credits: RefCell::new(vec![0; weights.len()]) };
+        let this = RoundRobin::with(vec![0; weights.len()]);
         let tried = TriedBackends::new();
         // A cycle can have a thousand steps for each backend. A few steps for each are enough to make threads start
         // elsewhere, and one step visits all backends.
@@ -46,16 +61,34 @@ impl RoundRobin {
         }
         this
     }
+
+    fn with(credits: Vec<i64>) -> RoundRobin {
+        RoundRobin { state: RefCell::new(State { credits, turn: 0, price: 0 }) }
+    }
+
+    /// Begins the turns of a large pool anywhere. Credits begin anywhere, too, or all backends of the same small weight
+    /// would be chosen one right after the other.
+    fn in_turns(weights: &[i64], entropy: u64) -> RoundRobin {
+        let price = weights.iter().copied().max().unwrap_or_default().max(1);
+        let credit = |index: usize| (mix(entropy.wrapping_add(index as u64)) % price.unsigned_abs()) as i64;
+        let credits = (0..weights.len()).map(credit).collect();
+        let turn = (entropy % weights.len().max(1) as u64) as usize;
+        RoundRobin { state: RefCell::new(State { credits, turn, price }) }
+    }
 }
 
-impl Balancer for RoundRobin {
-    fn best(&self, candidates: &Candidates<'_>, _entropy: u64) -> Option<usize> {
-        let mut credits = self.credits.borrow_mut();
+fn weights(pool: &Pool) -> Vec<i64> {
+    pool.backends().iter().map(|backend| i64::from(backend.live().effective_weight())).collect()
+}
+
+impl State {
+    /// Chooses in a small pool.
+    fn smoothest(&mut self, candidates: &Candidates<'_>) -> Option<usize> {
         let mut sum = 0;
         let mut best: Option<(usize, i64)> = None;
         for (index, backend) in candidates.iter() {
             let weight = i64::from(backend.live().effective_weight());
-            let credit = credits.get_mut(index)?;
+            let credit = self.credits.get_mut(index)?;
             *credit += weight;
             sum += weight;
             if best.is_none_or(|(_, most)| *credit > most) {
@@ -63,23 +96,71 @@ impl Balancer for RoundRobin {
             }
         }
         let (index, _) = best?;
-        credits[index] -= sum;
+        self.credits[index] -= sum;
         Some(index)
+    }
+
+    /// Chooses in a large pool. With equal weights the first candidate is chosen; with others, one out of as many as the
+    /// largest weight is times the mean.
+    fn next_in_turn(&mut self, candidates: &Candidates<'_>) -> Option<usize> {
+        let backends = candidates.pool().backends();
+        loop {
+            let mut most = 0;
+            for _ in 0..backends.len() {
+                let index = self.turn;
+                self.turn = if index + 1 < backends.len() { index + 1 } else { 0 };
+                let backend = backends.get(index)?;
+                if !candidates.contains(index, backend) {
+                    continue;
+                }
+                let weight = i64::from(backend.live().effective_weight());
+                self.price = self.price.max(weight);
+                most = most.max(weight);
+                let credit = self.credits.get_mut(index)?;
+                *credit += weight;
+                if *credit >= self.price {
+                    *credit -= self.price;
+                    return Some(index);
+                }
+            }
+            // None of them could pay: the backend with the largest weight has left, or its weight has changed.
+            if most == 0 {
+                return None;
+            }
+            self.price = most;
+            self.credits.iter_mut().for_each(|credit| *credit %= most);
+        }
+    }
+}
+
+impl Balancer for RoundRobin {
+    fn best(&self, candidates: &Candidates<'_>, _entropy: u64) -> Option<usize> {
+        let mut state = self.state.borrow_mut();
+        match state.credits.len() {
+            ..=SMALL => state.smoothest(candidates),
+            _ => state.next_in_turn(candidates),
+        }
     }
 
     /// Backends that stay keep their credits; new ones begin with none. Otherwise, in a pool whose backends change all
     /// the time, the first backend would get the first client after each change.
     fn carry_over(&self, from: &Pool, to: &Pool) -> Option<Rc<dyn Balancer>> {
-        let credits = self.credits.borrow();
-        let before = from.backends().iter().map(|backend| backend.live().id());
-        let before: HashMap<usize, i64> = before.zip(credits.iter().copied()).collect();
-        if !to.backends().iter().any(|backend| before.contains_key(&backend.live().id())) {
-            // All backends are new: a new cursor for each thread makes threads start elsewhere.
+        let state = self.state.borrow();
+        let before: HashMap<usize, i64> =
+            from.backends().iter().map(|backend| backend.live().id()).zip(state.credits.iter().copied()).collect();
+        let is_large = |pool: &Pool| pool.backends().len() > SMALL;
+        if is_large(from) != is_large(to) || !to.backends().iter().any(|new| before.contains_key(&new.live().id())) {
+            // Credits mean something else, or all backends are new: a new cursor for each thread makes threads start
+            // elsewhere.
             return None;
         }
         let credit = |id: usize| before.get(&id).copied().unwrap_or_default();
         let credits = to.backends().iter().map(|backend| credit(backend.live().id())).collect();
-        Some(Rc::new(RoundRobin { credits: RefCell::new(credits) }))
+        // The turn goes on with the backend whose turn it was, or with the first after it that stays.
+        let waiting = from.backends().iter().cycle().skip(state.turn).take(from.backends().len());
+        let next = |id: usize| to.backends().iter().position(|backend| backend.live().id() == id);
+        let turn = if is_large(to) { waiting.filter_map(|old| next(old.live().id())).next().unwrap_or(0) } else { 0 };
+        Some(Rc::new(RoundRobin { state: RefCell::new(State { credits, turn, price: state.price }) }))
     }
 }
 
@@ -89,7 +170,7 @@ mod tests {
     use super::super::{Balancer, Candidates, TriedBackends};
     use super::RoundRobin;
     use crate::pool::reconcile::Reconciler;
-    use crate::pool::{Pool, Settings, backend, health_state};
+    use crate::pool::{AdminState, Pool, Settings, backend, health_state};
 
     fn picks(weights: &[i32], entropy: u64, count: usize) -> Vec<usize> {
         let pool = pool(weights);
@@ -149,6 +230,57 @@ mod tests {
         served.sort();
         assert_eq!(served, ["a", "b", "c", "d"]);
         assert!(cursor.carry_over(&pool(&[]), &grown).is_none(), "no backend stays");
+    }
+
+    /// How often each backend of a large pool is chosen in this many picks.
+    fn served(cursor: &RoundRobin, pool: &Pool, picks: usize) -> Vec<usize> {
+        let (tried, mut served) = (TriedBackends::new(), vec![0; pool.backends().len()]);
+        (0..picks).for_each(|_| served[cursor.best(&Candidates::new(pool, &tried), 0).unwrap()] += 1);
+        served
+    }
+
+    #[test]
+    fn backends_of_a_large_pool_take_turns_wherever_it_starts() {
+        let pool = pool(&[1; 1000]);
+        for entropy in [0, 1, 999, u64::MAX] {
+            let order = picks(&[1; 1000], entropy, 2001);
+            assert!(order.windows(2).all(|pair| pair[1] == (pair[0] + 1) % 1000), "{entropy}");
+            assert!(served(&RoundRobin::new(&pool, entropy), &pool, 3000).iter().all(|served| *served == 3));
+        }
+    }
+
+    #[test]
+    fn a_large_pool_goes_on_when_its_heaviest_backend_leaves_or_weights_change() {
+        let mut weights = [1; 100];
+        weights[7] = 1000;
+        let pool = pool(&weights);
+        let cursor = RoundRobin::new(&pool, 5);
+        assert_eq!(served(&cursor, &pool, 1099)[7], 1000);
+        pool.backend(7).live().set_state(AdminState::Maintenance);
+        let counts = served(&cursor, &pool, 9900);
+        assert!(counts.iter().enumerate().all(|(index, served)| *served == if index == 7 { 0 } else { 100 }));
+        pool.backend(3).live().set_weight(5);
+        let counts = served(&cursor, &pool, 1030);
+        assert!((49..=51).contains(&counts[3]) && counts[4].abs_diff(10) <= 1, "{counts:?}");
+        let (tried, all) = (TriedBackends::new(), 0..100);
+        all.for_each(|index| pool.backend(index).live().set_state(AdminState::Maintenance));
+        assert_eq!(cursor.best(&Candidates::new(&pool, &tried), 0), None);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_cycle_of_a_large_pool_serves_each_backend_its_weight(
+            weights in proptest::collection::vec(1i32..6, 65..200), entropy: u64
+        ) {
+            let pool = pool(&weights);
+            let cycle = weights.iter().sum::<i32>() as usize;
+            let served = served(&RoundRobin::new(&pool, entropy), &pool, 10 * cycle);
+            for (served, weight) in served.iter().zip(&weights) {
+                proptest::prop_assert!(served.abs_diff(10 * *weight as usize) <= 6, "{} of {}", served, weight);
+            }
+        }
     }
 
     proptest::proptest! {

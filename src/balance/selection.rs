@@ -40,22 +40,25 @@ impl<'a> Candidates<'a> {
 
     /// Iterates over position and backend of each candidate, in the pool's order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &'a Backend)> + Clone + use<'a> {
-        let Candidates { pool, tried, tier, are_steady } = *self;
-        pool.backends().iter().enumerate().filter(move |(index, backend)| {
-            let is_in_tier = match tier {
-                Tier::Regular => !backend.is_backup(),
-                Tier::Backup => backend.is_backup(),
-                Tier::Draining => true,
-            };
-            is_in_tier
-                && !tried.contains(*index)
-                && !(are_steady && backend.live().is_in_slow_start())
-                && match backend.live().accepts_new() {
-                    Ok(()) => true,
-                    Err(Closed::Draining) => tier == Tier::Draining && backend.live().weight() > 0,
-                    Err(_) => false,
-                }
-        })
+        let this = *self;
+        this.pool.backends().iter().enumerate().filter(move |(index, backend)| this.contains(*index, backend))
+    }
+
+    /// Whether the backend at `index` is a candidate.
+    pub(super) fn contains(&self, index: usize, backend: &Backend) -> bool {
+        let is_in_tier = match self.tier {
+            Tier::Regular => !backend.is_backup(),
+            Tier::Backup => backend.is_backup(),
+            Tier::Draining => true,
+        };
+        is_in_tier
+            && !self.tried.contains(index)
+            && !(self.are_steady && backend.live().is_in_slow_start())
+            && match backend.live().accepts_new() {
+                Ok(()) => true,
+                Err(Closed::Draining) => self.tier == Tier::Draining && backend.live().weight() > 0,
+                Err(_) => false,
+            }
     }
 
     /// Returns the candidates that are not in slow start.
