@@ -67,7 +67,7 @@ impl BalancerKind {
             BalancerKind::RoundRobin => Rc::new(round_robin::RoundRobin::new(pool, entropy)),
             BalancerKind::LeastRequests => Rc::new(least_requests::LeastRequests),
             BalancerKind::LeastSessions => Rc::new(least_sessions::LeastSessions),
-            BalancerKind::RandomTwo => Rc::new(random_two::RandomTwo),
+            BalancerKind::RandomTwo => Rc::new(random_two::RandomTwo::default()),
             BalancerKind::Hash { max_load } => Rc::new(hash::Hash { max_load }),
         }
     }
