@@ -10,6 +10,7 @@ mod abuse;
 mod access;
 mod admin_access;
 mod admin_places;
+mod admin_stalled;
 mod architecture;
 mod audit;
 mod backend_changes;
