@@ -40,6 +40,7 @@ pub(super) fn check(draft: &Draft, notes: &Notes<'_>) {
     keys(draft, notes);
     let interfaces = local_addresses::interfaces();
     admin_address(draft, notes);
+    handover_path(draft, notes);
     for pool in &draft.pools {
         backends(pool, notes);
         backends_are_not_local(pool, draft, &interfaces, notes);
@@ -134,6 +135,21 @@ fn admin_address(draft: &Draft, notes: &Notes<'_>) {
         let line = notes.line_of(listener.span.start) + 1;
         let problem = format!("[admin] has the address of the listener in line {line}");
         notes.error(span, problem, "choose another address");
+    }
+}
+
+/// Refuses a socket for the next process where something else listens, or a backend does.
+fn handover_path(draft: &Draft, notes: &Notes<'_>) {
+    let Some(path) = &draft.server.handover else { return };
+    let listeners = draft.listeners.iter().filter_map(|listener| listener.address.as_ref());
+    let listeners = listeners.map(|address| ("the listener", &address.value, &address.span));
+    let admin = draft.admin.as_ref().map(|admin| ("[admin]", &admin.value.address, &admin.span));
+    let backends = draft.pools.iter().flat_map(|pool| &pool.backends).filter_map(|backend| backend.address.as_ref());
+    let backends = backends.map(|address| ("the backend", &address.value, &address.span));
+    for (what, _, span) in listeners.chain(admin).chain(backends).filter(|(_, other, _)| other.unix() == Some(path)) {
+        let line = notes.line_of(span.start) + 1;
+        let problem = format!("`handover` is the address of {what} in line {line}");
+        notes.error(&draft.handover_at, problem, "choose another path, such as \"/run/linchpin/handover.sock\"");
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Draft {
     pub(super) server: runtime::Settings,
     /// The position of `max_connections`, if the file has it.
     pub(super) max_connections: Option<Range<usize>>,
+    /// The position of `handover`, or of its section.
+    pub(super) handover_at: Range<usize>,
     pub(super) watch: bool,
     pub(super) rate: Option<rate::Settings>,
     pub(super) login_failures: rate::Settings,
@@ -57,14 +59,16 @@ impl KeyDraft {
 
 impl Draft {
     pub(super) fn read(root: &Table<'_>) -> Draft {
-        let ((server, (rate, login_failures), replay_memory, via), watch, max_connections) =
+        let ((server, (rate, login_failures), replay_memory, via), watch, max_connections, handover_at) =
             root.section("server", |table| {
                 let (settings, watch) = (server(table), table.get("watch", flag).unwrap_or(false));
-                (settings, watch, table.has("max_connections").then(|| table.at("max_connections")))
+                let max_connections = table.has("max_connections").then(|| table.at("max_connections"));
+                (settings, watch, max_connections, table.at("handover"))
             });
         Draft {
             server,
             max_connections,
+            handover_at,
             watch,
             rate,
             login_failures,
