@@ -69,7 +69,11 @@ impl AdminArgs {
         }
     }
 
-    fn file(&self) -> Result<PathBuf, Error> {
+    /// Finds the configuration file.
+    ///
+    /// # Errors
+    /// None is named, and none of the default files exists.
+    pub(super) fn file(&self) -> Result<PathBuf, Error> {
         let message = |error| format!("{error}, or the admin listener with --admin ADDR");
         find(self.config.path()).map_err(|error| Error::File(message(error)))
     }
@@ -129,14 +133,17 @@ impl fmt::Display for Error {
 }
 
 impl AdminClient {
-    /// Finds the admin listener of a configuration file.
+    /// Finds the admin listener of a configuration file. With a token for reading alone, such as that of a user who may
+    /// not read `token_file`, the process answers what only reads.
     pub(super) fn of(file: &Path) -> Result<AdminClient, Error> {
         let (settings, report) = config::admin(file).map_err(|report| Error::File(report.to_string()))?;
-        if report.errors() > 0 {
+        let may_read = settings.as_ref().is_some_and(|settings| settings.read_token.is_some());
+        if report.errors() > 0 && !may_read {
             return Err(Error::Unusable(report.to_string()));
         }
         let settings = settings.ok_or_else(|| Error::NoAdmin(file.into()))?;
-        Ok(AdminClient { file: Some(file.into()), address: settings.address, token: settings.token })
+        let token = settings.token.or(settings.read_token);
+        Ok(AdminClient { file: Some(file.into()), address: settings.address, token })
     }
 
     fn without_token(file: &Path) -> Result<AdminClient, Error> {

@@ -3,7 +3,6 @@
 //! Must not know: how the running process, which alone has copies and learned sessions, keeps them.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -11,8 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::admin_client::AdminClient;
-use super::config_file::{ConfigArgs, find};
+use super::admin_client::AdminArgs;
 use super::output::{failure, print, print_error};
 use crate::admin::{CopyReport, CopyState, ExplainReport};
 use crate::affinity::explain::explain_as_sent;
@@ -32,7 +30,7 @@ const NOT_READ: &str = "the running process cannot read it, either: if this file
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    config: ConfigArgs,
+    admin: AdminArgs,
     /// The value of the routing cookie, field or session cookie, or `name=value` as the browser shows it.
     #[arg(value_name = "TOKEN")]
     token: String,
@@ -43,7 +41,7 @@ pub struct Args {
 
 /// Explains a token. Exit code 1 if no pool can open it.
 pub fn run(args: &Args) -> ExitCode {
-    let path = match find(args.config.path()) {
+    let path = match args.admin.file() {
         Ok(path) => path,
         Err(error) => return failure(&error),
     };
@@ -61,7 +59,7 @@ pub fn run(args: &Args) -> ExitCode {
     let may_be_known =
         (learns && own.as_ref().is_none_or(|own| own.backend.is_none())) || (plan.has_random_key && own.is_none());
     let asks = may_be_known || own.as_ref().is_some_and(|own| has_copies(&plan, own));
-    let answer = asks.then(|| ask(&path, &args.token));
+    let answer = asks.then(|| ask(&args.admin, &args.token));
     let text = match (own, answer) {
         (own, Some(Ok(Some(answer)))) if may_be_known && (own.is_none() || answer.backend.is_some()) => {
             let copy = has_copies(&plan, &answer).then(|| copy(answer.copy.as_ref(), now));
@@ -117,8 +115,8 @@ fn explain(plan: &Plan, token: &str, now: u64) -> Option<ExplainReport> {
 }
 
 /// Asks the running process to explain a token; `None` if it can't read it. The error is a sentence without its end.
-fn ask(file: &Path, token: &str) -> Result<Option<ExplainReport>, String> {
-    let admin = AdminClient::of(file).map_err(|error| error.to_string())?;
+fn ask(admin: &AdminArgs, token: &str) -> Result<Option<ExplainReport>, String> {
+    let admin = admin.client().map_err(|error| error.to_string())?;
     let json = json!({ "token": token });
     let (status, body) =
         admin.send(&Method::POST, "/api/v1/explain", Some(&json), LIMIT).map_err(|error| error.to_string())?;

@@ -7,6 +7,7 @@ use linchpin::admin::ReloadResult;
 use linchpin::config;
 use serde_json::Value;
 
+use super::support::process::{linchpin, printed};
 use super::support::reloads::Reloadable;
 use super::support::tool::{Folder, run};
 use super::support::{Backend, Client, Response};
@@ -68,6 +69,26 @@ async fn a_token_that_only_reads_reads_and_changes_nothing() {
     assert_eq!((report.result, report.changes[0].path.as_str()), (ReloadResult::Applied, "admin.read_token_file"));
     assert_eq!(status("another", "GET", "/metrics", "").await, 200);
     assert_eq!(status("reader", "GET", "/metrics", "").await, 401);
+}
+
+#[tokio::test]
+async fn commands_of_a_user_who_has_only_the_token_for_reading_show_and_change_nothing() {
+    let a = Backend::named("a").await;
+    let (folder, keys) = tokens().await;
+    let process = Reloadable::start(&file(&keys, &a));
+    let own =
+        format!("[admin]\naddress = \"{}\"\nread_token_file = \"{}\"\n", process.proxy.admin(), folder.file("read"));
+    // Of a whole file, the token for changes may be one that this user can't read.
+    let whole = own.clone() + &format!("token_file = \"{}\"\n", folder.file("not-there"));
+    for (name, text) in [("own.toml", own), ("whole.toml", whole)] {
+        let file = folder.write(name, text.as_bytes());
+        let status = linchpin(&["status", "-c", &file]).await;
+        assert!(status.status.success() && printed(&status).contains("app"), "{}", printed(&status));
+        let weight = linchpin(&["weight", "app/a", "3", "-c", &file]).await;
+        let said = printed(&weight);
+        assert!(weight.status.code() == Some(1) && said.contains("only"), "{said}");
+    }
+    assert_eq!(process.proxy.live("a").weight(), 1);
 }
 
 #[tokio::test]

@@ -40,7 +40,11 @@ impl Running {
 }
 
 async fn explain(file: &str, token: &str) -> String {
-    let done = linchpin(&["explain", "-c", file, token]).await;
+    explain_with(&["-c", file, token]).await
+}
+
+async fn explain_with(arguments: &[&str]) -> String {
+    let done = linchpin(&[&["explain"], arguments].concat()).await;
     assert_eq!(done.status.code(), Some(0), "{}", printed(&done));
     let printed = printed(&done);
     // The copy begins so, in plain text or as its field has it.
@@ -124,6 +128,19 @@ async fn it_says_so_if_nothing_answers_or_there_is_nothing_to_ask() {
     let said = explain(&file, &pin).await;
     assert!(row(&said).starts_with(&format!("unknown: nothing answers at {admin}")), "{said}");
     assert!(said.contains("verdict    hit"), "{said}");
+}
+
+#[tokio::test]
+async fn it_asks_the_process_at_the_address_that_it_is_given() {
+    let apps: Vec<_> = SessionApp::three().await.into();
+    let running = Running::start(&apps, "", "");
+    let pin = running.send("POST", "/add", "").await.pin().unwrap();
+    let admin = running.proxy.admin().to_string();
+    let elsewhere = std::fs::read_to_string(&running.file).unwrap().replace(&admin, "127.0.0.1:1");
+    let file = running.folder.write("elsewhere.toml", elsewhere.as_bytes());
+    assert!(row(&explain(&file, &pin).await).starts_with("unknown: nothing answers at 127.0.0.1:1"));
+    let said = explain_with(&["-c", &file, "--admin", &admin, &pin]).await;
+    assert!(row(&said).starts_with("term 1, seq 1, "), "{said}");
 }
 
 #[tokio::test]
