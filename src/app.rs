@@ -17,6 +17,7 @@ mod listeners;
 mod moves;
 mod probes;
 mod publish;
+mod rebalances;
 mod reload;
 mod reload_changes;
 mod reload_reports;

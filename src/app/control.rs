@@ -12,6 +12,7 @@ use super::admin_server::BoundAdmin;
 use super::configuration;
 use super::demands::Demand;
 use super::moves::MoveCounts;
+use super::rebalances::RebalanceCounts;
 use super::reload_changes::Commit;
 use super::running::Running;
 use super::take_over::TakeOver;
@@ -92,7 +93,7 @@ async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog
 /// The housekeeping of the process: counts sessions, removes expired state, samples trends, publishes moves of sessions,
 /// and reports lost log lines.
 async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, mut log: LossReporter) {
-    let mut moves = MoveCounts::default();
+    let (mut moves, mut rebalanced) = (MoveCounts::default(), RebalanceCounts::default());
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     for second in 0_u64.. {
         interval.tick().await;
@@ -107,7 +108,10 @@ async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, 
                 backend.live().sessions().count(clock::unix_millis(), entry.affinity.session_lifetime());
                 backend.live().recounted_sessions();
             }
-            entry.pool.rebalance(clock::now());
+            for moved in entry.pool.rebalance(clock::now()) {
+                let name = |index| entry.pool.backend(index).name();
+                rebalanced.add(second, entry.pool.name(), name(moved.from), name(moved.to), moved.sessions);
+            }
             if second.is_multiple_of(10) {
                 entry.affinity.sweep(now);
                 entry.copies.iter().for_each(|copies| copies.store().sweep(now.as_secs()));
@@ -120,6 +124,7 @@ async fn process_housekeeping(avoid_list: Arc<AvoidList>, facts: StatusSources, 
         if second.is_multiple_of(TREND_INTERVAL.as_secs()) {
             facts.trends.sample(&facts.pools.load());
         }
+        rebalanced.due(second).into_iter().for_each(|event| facts.events.publish(event));
         moves.since_last(&facts.metrics.moves()).into_iter().for_each(|event| facts.events.publish(event));
     }
 }

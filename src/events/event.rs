@@ -76,7 +76,7 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         deadline: Option<u64>,
     },
-    /// Rebalancing moved sessions between two backends, within the last minute.
+    /// Rebalancing moved sessions between two backends, within the last ten seconds.
     Rebalance {
         /// The pool.
         pool: String,

@@ -7,17 +7,25 @@ use std::time::Instant;
 
 use super::backend::Backend;
 use super::backend_set::Pool;
-use super::rebalance::Load;
+use super::rebalance::{Load, Transfer};
 
 impl Pool {
-    /// Plans which sessions may move in the second that begins at `now`. Call it every second, once the sessions of all
-    /// backends were counted.
-    pub fn rebalance(&self, now: Instant) {
+    /// Plans which sessions may move in the second that begins at `now`, and returns what has moved in the one before.
+    /// Call it every second, once the sessions of all backends were counted.
+    pub fn rebalance(&self, now: Instant) -> Vec<Transfer> {
         let (settings, rebalancer) = (self.rebalance_settings(), self.rebalancer());
         if settings.is_none() && !rebalancer.is_working() {
-            return;
+            return Vec::new();
         }
-        let moved = self.backends().iter().map(|backend| backend.live().rebalancing().withdraw()).sum();
+        let (mut moved, mut transfers) = (0, Vec::new());
+        for (from, backend) in self.backends().iter().enumerate() {
+            for (live, sessions) in backend.live().rebalancing().withdraw() {
+                moved += sessions;
+                // A reload may have removed the backend since.
+                let to = self.backends().iter().position(|backend| backend.live().id() == live);
+                transfers.extend(to.map(|to| Transfer { from, to, sessions }));
+            }
+        }
         let loads: Vec<_> = self.backends().iter().map(load).collect();
         let mut outlets: HashMap<usize, Vec<(usize, u64)>> = HashMap::new();
         for transfer in rebalancer.next(moved, settings, &loads, now) {
@@ -31,6 +39,7 @@ impl Pool {
                 None => backend.live().rebalancing().forget(),
             }
         }
+        transfers
     }
 }
 
@@ -85,7 +94,9 @@ mod tests {
         let pool = pool(Some(RebalanceSettings { sessions_per_minute: 120, ..RebalanceSettings::default() }), &[90, 0]);
         let now = Instant::now();
         for second in 0..5 {
-            pool.rebalance(now + Duration::from_secs(second));
+            let moved = pool.rebalance(now + Duration::from_secs(second));
+            let expected = [Transfer { from: 0, to: 1, sessions: 2 }];
+            assert_eq!(moved, if matches!(second, 0 | 2) { &[][..] } else { &expected }, "what left a second before");
             assert!(pool.rebalancer().is_working());
             // Nobody comes in the second one.
             assert_eq!(if second == 1 { 0 } else { left(&pool, 0) }, if second == 1 { 0 } else { 2 });

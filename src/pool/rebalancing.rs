@@ -57,16 +57,16 @@ impl Rebalancing {
         self.is_active.store(true, Ordering::Release);
     }
 
-    /// Lets no more sessions leave. Returns how many have left since it was published.
-    pub(super) fn withdraw(&self) -> u64 {
+    /// Lets no more sessions leave. Returns how many have left since it was published, for which live ids.
+    pub(super) fn withdraw(&self) -> Vec<(usize, u64)> {
         if !self.is_active() {
-            return 0;
+            return Vec::new();
         }
         self.is_active.store(false, Ordering::Release);
         let outlets = self.outlets.swap(None);
         // A request that still holds the former ones gets none of what is taken here.
-        let left = |outlet: &Outlet| outlet.planned - outlet.left.swap(0, Ordering::Relaxed);
-        outlets.iter().flat_map(|outlets| &outlets.to).map(left).sum()
+        let left = |outlet: &Outlet| (outlet.backend, outlet.planned - outlet.left.swap(0, Ordering::Relaxed));
+        outlets.iter().flat_map(|outlets| &outlets.to).map(left).filter(|(_, sessions)| *sessions > 0).collect()
     }
 
     /// Forgets which sessions were offered, and which have left.
@@ -142,7 +142,7 @@ mod tests {
         let to: Vec<_> = (0..5).map(|session| rebalancing.leaves(session, IDLE)).collect();
         assert_eq!(to, [Some(4), Some(7), Some(7), None, None]);
         assert_eq!([0, 2, 3].map(|session| rebalancing.left_for(session)), [Some(4), Some(7), None]);
-        assert_eq!((rebalancing.withdraw(), rebalancing.withdraw()), (3, 0));
+        assert_eq!((rebalancing.withdraw(), rebalancing.withdraw()), (vec![(4, 1), (7, 2)], vec![]));
         assert_eq!((rebalancing.leaves(9, IDLE), rebalancing.is_active()), (None, false));
     }
 
@@ -170,6 +170,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!((taken.into_inner(), rebalancing.withdraw()), (500, 500));
+        assert_eq!((taken.into_inner(), rebalancing.withdraw()), (500, vec![(4, 500)]));
     }
 }

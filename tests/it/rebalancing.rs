@@ -1,5 +1,8 @@
 //! `[pools.rebalance]`: idle sessions move from the fullest backend to the emptiest one.
 
+use serde_json::json;
+
+use super::support::events::EventStream;
 use super::support::keys::pin;
 use super::support::proxy::Builder;
 use super::support::reloads::Reloadable;
@@ -185,4 +188,21 @@ async fn a_reload_that_removes_the_section_moves_nobody_else() {
         round(&mut all).await.0 == 5
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_rebalancing_has_moved_is_an_event() {
+    let ([a, b, _], keys) = (Backend::three().await, Keys::new(&[1]));
+    let rebalance = "sessions_per_minute = 6000\nfactor = 1.25\nidle = \"100ms\"";
+    let proxy = builder(&keys, rebalance).backend(&a, "").backend(&b, "").start();
+    let mut events = EventStream::open(proxy.admin(), "", "").await;
+    let mut clients = clients(&proxy, &keys, "a", 10).await;
+    until("sessions have moved", async || {
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        round(&mut clients).await.1 >= 4
+    })
+    .await;
+    let event = events.next("rebalance").await.data;
+    assert_eq!((&event["pool"], &event["from"], &event["to"]), (&json!("app"), &json!("a"), &json!("b")), "{event}");
+    assert_eq!(event["sessions"], moved(&proxy).await, "all of them in one event");
 }
