@@ -27,10 +27,11 @@ pub(super) enum Listener {
 }
 
 impl Bound {
-    /// Takes over the socket of the admin listener from a process that no longer accepts connections there.
+    /// Takes over the socket of the admin listener from a process that no longer accepts connections there. Who may
+    /// connect is what these settings say.
     ///
     /// # Errors
-    /// It is no listening socket.
+    /// It is no listening socket, its file is gone, or this user may not give the file to that group.
     pub fn adopt(settings: &Settings, socket: OwnedFd) -> io::Result<Bound> {
         Ok(Bound(match &settings.address {
             Address::Tcp(_) => {
@@ -41,7 +42,9 @@ impl Bound {
             Address::Unix(path) => {
                 let listener = UnixListener::from(socket);
                 listener.set_nonblocking(true)?;
-                Listener::Unix(listener, SocketFile::new(path)?)
+                let file = SocketFile::new(path)?;
+                unix::set_access(path, settings.socket.mode, settings.socket.group)?;
+                Listener::Unix(listener, file)
             }
         }))
     }

@@ -83,3 +83,17 @@ async fn a_drain_that_has_ended_and_a_slow_start_are_shown_by_the_next_process_t
     assert_eq!((&a["state"], &a["drain"]["phase"]), (&json!("drain"), &json!("drained")), "{a}");
     assert!(b["effective_weight"].as_f64().unwrap() < 0.5, "{b}");
 }
+
+#[tokio::test]
+async fn the_admin_socket_has_the_mode_of_the_new_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let (a, place) = (Backend::named("a").await, Place::new());
+    let text = place.text("threads = 1", &pool(&[&a], ""));
+    let mode = || std::fs::metadata(place.path("admin.sock")).unwrap().permissions().mode() & 0o777;
+    let mut running = place.start(&text).await;
+    assert_eq!(mode(), 0o600);
+    let _next = place.upgrade(&text.replace("[admin]", "[admin]\nmode = \"0660\"")).await;
+    assert_eq!(mode(), 0o660);
+    assert_eq!(running.exit_code().await, Some(0));
+    assert!(ask(&place, "GET", "/readyz", "").await.starts_with("HTTP/1.1 200"));
+}
