@@ -15,6 +15,8 @@ mod follow;
 mod hand_over;
 mod listeners;
 mod moves;
+mod older;
+mod outgoing;
 mod probes;
 mod publish;
 mod rebalances;
@@ -22,7 +24,9 @@ mod reload;
 mod reload_changes;
 mod reload_reports;
 mod running;
+mod settling;
 mod start_error;
+mod superseded;
 mod synced;
 mod take_over;
 mod takeover_parts;
@@ -35,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::admin::{Actor, Phase, ReloadFigures, ReloadReport, Reloader, StatusSources, Trends};
 use crate::affinity::avoid_list::AvoidList;
@@ -60,6 +64,7 @@ use control::{Control, ControlParts};
 use descriptor_limit::fit_to_descriptor_limit;
 use discovery::Sources;
 use listeners::listener_info;
+use older::{OlderLink, OlderProcesses};
 use publish::{Published, Subscription};
 use reload_changes::Commit;
 use reload_reports::ReloadReports;
@@ -70,11 +75,15 @@ use tls_setup::TlsSetup;
 
 pub use demands::LifeEvent;
 pub use publish::Heartbeats;
+pub use settling::Settling;
 pub use start_error::StartError;
 pub use take_over::{Inheritance, TakeoverError, ask};
 
 /// The time between two runs of the housekeeping of each data-path thread.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long the control thread may take to leave the sockets to another process.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What metrics are told apart by.
 const LABELS: Labels = Labels {
@@ -98,6 +107,8 @@ pub struct App {
     reopen: Reopen,
     heartbeats: Heartbeats,
     life: mpsc::UnboundedReceiver<LifeEvent>,
+    settle: Arc<Notify>,
+    settling: Settling,
     /// Notified once the process has taken over from another one.
     taken_over: Option<oneshot::Receiver<Result<(), String>>>,
 }
@@ -200,16 +211,37 @@ impl App {
         let (stop, heartbeats) = (StopHandle::new(files), published.heartbeats());
         let ((demands, demanded), (life, life_events)) = (mpsc::channel(4), mpsc::unbounded_channel());
         let (done, taken_over) = oneshot::channel();
-        let take_over = predecessor.map(|Predecessor { channel, .. }| TakeOver {
+        let (settle, settling) = (Arc::<Notify>::default(), Settling::new(predecessor.is_some()));
+        let older = OlderProcesses::default();
+        let link = OlderLink {
+            entries: Arc::clone(&entries),
+            events: events.clone(),
+            phase: phase.subscribe(),
+            older: older.clone(),
+        };
+        let handover = composer.plan().server.handover.clone();
+        let take_over = predecessor.map(|Predecessor { channel, generation, .. }| TakeOver {
             channel,
             prepared,
             demands: demands.clone(),
-            entries: Arc::clone(&entries),
-            phase: phase.subscribe(),
+            link,
             life: life.clone(),
+            settling: settling.clone(),
+            generation,
+            handover,
+            started: facts.started,
             done,
         });
         let taken_over = take_over.is_some().then_some(taken_over);
+        let life = Life {
+            stop: stop.clone(),
+            phase: Arc::clone(&phase),
+            demands,
+            events: life,
+            settle: Arc::clone(&settle),
+            settling: settling.clone(),
+            older,
+        };
         let running = Running {
             generation: 1,
             composer,
@@ -221,7 +253,8 @@ impl App {
             admin: None,
             waiting: None,
             pending,
-            life: Life { stop: stop.clone(), phase: Arc::clone(&phase), demands, events: life },
+            paused: None,
+            life,
             commit: Arc::clone(&commit),
             facts,
             reload_reports: ReloadReports::default(),
@@ -277,6 +310,8 @@ impl App {
             reopen,
             heartbeats,
             life: life_events,
+            settle,
+            settling,
             taken_over,
         })
     }
@@ -300,6 +335,18 @@ impl App {
         }
     }
 
+    /// Returns whether this process has proven itself, if it has taken over. It settles by itself only for a reload.
+    pub fn settling(&self) -> Settling {
+        self.settling.clone()
+    }
+
+    /// Leaves the sockets to the process that has taken over, without waiting for it to prove itself.
+    pub async fn leave(&mut self) {
+        self.settle.notify_one();
+        let is_left = async { while !matches!(self.life.recv().await, Some(LifeEvent::Left) | None) {} };
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, is_left).await;
+    }
+
     /// Waits until the last connection has ended, after another process has taken over. Once `stop` completes, or that
     /// process stops, requests in flight have the grace period to end. If the future is dropped before that, everything
     /// ends at once.
@@ -309,8 +356,10 @@ impl App {
         let mut ended = std::pin::pin!(joined(workers, control));
         let successor_stops = async {
             while let Some(event) = life.recv().await {
-                if event == LifeEvent::Stop {
-                    return;
+                match event {
+                    LifeEvent::Stop => return "the process that has taken over stops, and so does this one",
+                    LifeEvent::TooMany => return "too many old processes have connections: this one, the oldest, stops",
+                    _ => {}
                 }
             }
             std::future::pending().await
@@ -318,7 +367,7 @@ impl App {
         tokio::select! {
             () = &mut ended => return,
             () = stop => {}
-            () = successor_stops => tracing::info!("the process that has taken over stops, and so does this one"),
+            why = successor_stops => tracing::info!("{why}"),
         }
         // The processes before this one learn of it.
         phase.send_replace(Phase::Stopping);

@@ -4,16 +4,18 @@
 
 mod channel;
 mod frame;
+mod generations;
 mod hex;
 mod parts;
 mod states;
 
 pub use channel::{Channel, FrameReceiver, FrameSender, is_same_user};
 pub use frame::{Frame, MAX_DESCRIPTORS};
+pub use generations::{Generation, MAX_OLDER, too_many};
 pub use hex::{from_hex, hex};
 pub use parts::{
-    Accepting, AdminSocket, Commit, CopyPart, Hello, ListenerSockets, Message, Offer, Part, Prepared, Refused,
-    RuntimeState, SessionCounts, SessionPart, SessionsPart, SessionsRemoved, SnapshotEnd, StateEnd, Stop, VERSION,
-    WaitingSocket,
+    Accepting, AdminSocket, Commit, CopyPart, Hello, ListenerSockets, Message, Offer, Older, Part, Prepared, Refused,
+    RuntimeState, SessionCounts, SessionPart, SessionsPart, SessionsRemoved, Settled, SnapshotEnd, StateEnd, Stop,
+    Superseded, VERSION, WaitingSocket,
 };
 pub use states::{NewAction, NewEvent, NewState, OldAction, OldEvent, OldState};

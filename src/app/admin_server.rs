@@ -24,6 +24,8 @@ const REPLACED_DELAY: Duration = Duration::from_secs(2);
 pub(super) struct AdminServer {
     settings: admin::Settings,
     address: Option<SocketAddr>,
+    /// The most connections.
+    connections: usize,
     rules: AccessRules,
     /// Dropping the first closes the listener, dropping the second ends its connections.
     close: oneshot::Sender<()>,
@@ -69,7 +71,7 @@ impl BoundAdmin {
                 );
             }
         });
-        AdminServer { settings, address, rules, close, stop, serving, shared }
+        AdminServer { settings, address, connections, rules, close, stop, serving, shared }
     }
 }
 
@@ -106,6 +108,11 @@ impl AdminServer {
             tracing::warn!(%error, path = %path.display(), "cannot set mode and group of the admin socket; set them by hand, or restart");
         }
         self.settings = settings.clone();
+    }
+
+    /// Returns how many connections it may have.
+    pub(super) fn connections(&self) -> usize {
+        self.connections
     }
 
     /// Returns a descriptor of the socket, for a successor.

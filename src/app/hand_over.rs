@@ -1,20 +1,26 @@
 //! Owns: the old process's side of a takeover: it waits for a successor, and hands over what it asks for.
-//! Invariant: until the successor accepts connections, nothing of this process changes; one successor at a time is served.
+//! Invariant: until the successor has proven itself, this process can go on as before; one successor at a time is served.
 //! Must not know: what the state means; how connections are accepted.
 
-use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::demands::{Demand, LifeEvent};
-use super::synced::{self, Entries, Followers, Outgoing};
+use super::older::OlderLink;
+use super::outgoing::{self, Outgoing, write};
+use super::settling::TRUST;
+use super::superseded::SupersededProcess;
+use super::synced::{self, Followers};
 use crate::admin::Phase;
+use crate::events::{Event, UpgradePhase};
 use crate::takeover::{
-    Channel, Commit, Frame, FrameReceiver, FrameSender, Message, OldAction, OldEvent, OldState, Prepared, Refused,
-    StateEnd, VERSION, is_same_user,
+    Channel, Commit, Frame, FrameReceiver, Message, OldAction, OldEvent, OldState, Prepared, Refused, Stop, VERSION,
+    is_same_user,
 };
 
 /// How long a successor may take to say what it wants.
@@ -27,15 +33,23 @@ const QUEUE: usize = 64;
 /// What the task needs.
 pub(super) struct HandOver {
     pub(super) demands: mpsc::Sender<Demand>,
-    pub(super) entries: Entries,
-    pub(super) phase: watch::Receiver<Phase>,
     pub(super) life: mpsc::UnboundedSender<LifeEvent>,
+    /// Notified if this process shall leave the sockets to its successor, whether that has proven itself or not.
+    pub(super) settle: Arc<Notify>,
+    /// Where it waits.
+    pub(super) path: PathBuf,
+    /// When this process started, since the Unix epoch.
+    pub(super) started: Duration,
+    /// For processes that were superseded.
+    pub(super) link: OlderLink,
 }
 
 /// How the attempt of a successor has ended.
 enum Outcome {
     /// It has taken over, and is gone by now.
     TakenOver,
+    /// It has taken over, and a third process from it, which waits at this path.
+    Superseded(Option<String>),
     /// It has not: this process goes on.
     GoesOn(String),
 }
@@ -65,28 +79,48 @@ impl HandOver {
                     continue;
                 }
             }
-            match self.serve(Channel::new(stream)).await {
+            let mut channel = Channel::new(stream);
+            let outcome = match timeout(HELLO_TIMEOUT, channel.receiver.next()).await {
+                Ok(Ok(Some(frame))) => match Message::of(&frame) {
+                    Ok(Message::Hello(hello)) => self.serve(channel, hello.pid).await,
+                    Ok(Message::Older(older)) => {
+                        tokio::task::spawn_local(self.link.clone().serve(channel, older));
+                        continue;
+                    }
+                    _ => Outcome::GoesOn("the other process does not speak the messages of a takeover".into()),
+                },
+                _ => Outcome::GoesOn("the other process did not say what it wants".into()),
+            };
+            match outcome {
                 Outcome::TakenOver => return,
+                Outcome::Superseded(next) => {
+                    drop(listener);
+                    let path = next.map_or(self.path, PathBuf::from);
+                    let (entries, life, started) = (self.link.entries, self.life, self.started);
+                    return SupersededProcess { entries, life, started }.follow(path).await;
+                }
                 Outcome::GoesOn(why) => tracing::warn!(why, "the takeover has failed; this process goes on as before"),
             }
         }
     }
 
-    async fn serve(&mut self, mut channel: Channel) -> Outcome {
-        let hello = match timeout(HELLO_TIMEOUT, channel.receiver.next()).await {
-            Ok(Ok(Some(frame))) => Message::of(&frame),
-            _ => return Outcome::GoesOn("the other process did not say what it wants".into()),
-        };
-        let Ok(Message::Hello(hello)) = hello else {
-            return Outcome::GoesOn("the other process does not speak the messages of a takeover".into());
-        };
-        tracing::info!(pid = hello.pid, "a new process takes over");
+    async fn serve(&mut self, channel: Channel, pid: u32) -> Outcome {
+        tracing::info!(pid, "a new process takes over");
+        self.publish(UpgradePhase::Begun, None);
         let (out, queue) = mpsc::channel(QUEUE);
         let Channel { receiver, sender } = channel;
-        tokio::select! {
+        let outcome = tokio::select! {
             never = write(sender, queue) => match never {},
-            outcome = self.lead(receiver, out, hello.pid) => outcome,
+            outcome = self.lead(receiver, out, pid) => outcome,
+        };
+        if let Outcome::GoesOn(why) = &outcome {
+            self.publish(UpgradePhase::RolledBack, Event::reason(why));
         }
+        outcome
+    }
+
+    fn publish(&self, phase: UpgradePhase, reason: Option<String>) {
+        self.link.events.publish(Event::Upgrade { phase, reason });
     }
 
     /// Sends everything and follows the successor's progress.
@@ -99,10 +133,12 @@ impl HandOver {
         for frame in frames {
             let _ = out.send(Outgoing::Frame(frame)).await;
         }
-        let following = Followers::begin(&self.entries, &out);
+        let following = Followers::begin(&self.link.entries, &out);
         let _ = out.send(Outgoing::Followers(following.count())).await;
         let (mut state, mut prepared) = (OldState::Offering, Prepared::default());
-        let mut phase = self.phase.clone();
+        let mut phase = self.link.phase.clone();
+        let (mut stop, mut next) = (Stop::default(), None);
+        let mut trust = std::pin::pin!(tokio::time::sleep(TRUST));
         let mut patience = std::pin::pin!(tokio::time::sleep(TAKEOVER_TIMEOUT));
         let mut why = String::from("the new process has ended before it was ready");
         loop {
@@ -118,20 +154,27 @@ impl HandOver {
                             why = reason;
                             OldEvent::Lost
                         }
-                        Received::Stop => {
-                            let _ = self.life.send(LifeEvent::Stop);
-                            continue;
+                        Received::Settled(path) => {
+                            next = path;
+                            OldEvent::Settled
                         }
-                        Received::Nothing => continue,
+                        Received::Stop(how) => {
+                            stop = how;
+                            OldEvent::Ending
+                        }
+                        Received::Superseded(path) if state == OldState::Leaving => return Outcome::Superseded(path),
+                        Received::Superseded(_) | Received::Nothing => continue,
                     },
-                    Ok(None) | Err(_) if state == OldState::Leaving => return Outcome::TakenOver,
+                    Ok(None) | Err(_) if matches!(state, OldState::Leaving | OldState::Alone) => return Outcome::TakenOver,
                     Ok(None) => OldEvent::Lost,
                     Err(error) => {
                         why = format!("the connection to the new process broke: {error}");
                         OldEvent::Lost
                     }
                 },
-                () = &mut patience, if state != OldState::Leaving => {
+                () = &mut trust, if state == OldState::Paused => OldEvent::Settled,
+                () = self.settle.notified(), if state == OldState::Paused => OldEvent::Settled,
+                () = &mut patience, if matches!(state, OldState::Offering | OldState::Committed) => {
                     why = "the new process was not ready in time".into();
                     OldEvent::Lost
                 }
@@ -143,17 +186,33 @@ impl HandOver {
             match state.next(event) {
                 OldAction::Nothing => {}
                 OldAction::Commit => {
-                    synced::send(&out, &Commit {}).await;
+                    outgoing::send(&out, &Commit {}).await;
+                }
+                OldAction::Pause => {
+                    let prepared = std::mem::take(&mut prepared);
+                    if self.ask(|reply| Demand::Pause(prepared, reply)).await.is_some() {
+                        let _ = self.life.send(LifeEvent::TakenOver(pid));
+                        self.publish(UpgradePhase::TakenOver, None);
+                    }
+                    why = "the new process has ended soon after it had taken over".into();
+                    trust.set(tokio::time::sleep(TRUST));
                 }
                 OldAction::Leave => {
-                    let prepared = std::mem::take(&mut prepared);
-                    if self.ask(|reply| Demand::Leave(prepared, reply)).await.is_some() {
-                        let _ = self.life.send(LifeEvent::TakenOver(pid));
+                    let next = next.take();
+                    if self.ask(|reply| Demand::Leave(next, reply)).await.is_some() {
+                        let _ = self.life.send(LifeEvent::Left);
                     }
                 }
+                OldAction::Resume => {
+                    if self.ask(Demand::Resume).await.is_some() {
+                        let _ = self.life.send(LifeEvent::Resumed);
+                    }
+                    return Outcome::GoesOn(why);
+                }
+                OldAction::Stop => drop(self.life.send(LifeEvent::of(&stop))),
                 OldAction::Refuse | OldAction::Forget => {
                     drop(following);
-                    synced::send(&out, &Refused { why: why.clone() }).await;
+                    outgoing::send(&out, &Refused { why: why.clone() }).await;
                     // A process that hangs must not keep this one from serving others.
                     let _ = timeout(HELLO_TIMEOUT, async {
                         let _ = out.send(Outgoing::Last).await;
@@ -171,9 +230,11 @@ impl HandOver {
             Ok(Message::Prepared(prepared)) => Received::Prepared(prepared),
             Ok(Message::Accepting(_)) => Received::Event(OldEvent::Accepting),
             Ok(Message::Refused(refused)) => Received::Refused(refused.why),
-            Ok(Message::Stop(_)) => Received::Stop,
+            Ok(Message::Settled(settled)) => Received::Settled(settled.handover),
+            Ok(Message::Superseded(superseded)) => Received::Superseded(superseded.path),
+            Ok(Message::Stop(stop)) => Received::Stop(stop),
             Ok(message) => {
-                synced::take_in(&self.entries, message, frame.bytes);
+                synced::take_in(&self.link.entries, message, frame.bytes);
                 Received::Nothing
             }
             Err(error) => {
@@ -195,31 +256,7 @@ enum Received {
     Event(OldEvent),
     Prepared(Prepared),
     Refused(String),
-    Stop,
-}
-
-/// Sends what is queued. Once the connection breaks it sends no more: the receiving half finds the end, too.
-pub(super) async fn write(mut sender: FrameSender, mut queue: mpsc::Receiver<Outgoing>) -> Infallible {
-    let (mut expected, mut complete) = (None, 0);
-    while let Some(next) = queue.recv().await {
-        let mut frames = Vec::new();
-        match next {
-            Outgoing::Frame(frame) => frames.push(frame),
-            Outgoing::Followers(count) => expected = Some(count),
-            Outgoing::Complete => complete += 1,
-            Outgoing::Last => break,
-        }
-        if expected.take_if(|expected| *expected == complete).is_some() {
-            frames.extend(synced::frame(&StateEnd {}));
-        }
-        for frame in frames {
-            if let Err(error) = sender.send(&frame).await {
-                tracing::debug!(%error, "the connection to the other process broke");
-                drop(queue);
-                return std::future::pending().await;
-            }
-        }
-    }
-    drop(queue);
-    std::future::pending().await
+    Settled(Option<String>),
+    Stop(Stop),
+    Superseded(Option<String>),
 }

@@ -119,6 +119,10 @@ async fn reload(running: &mut Running, is_dry_run: bool, commit: &Commit) -> Rel
     if is_dry_run {
         return answer(running, changes);
     }
+    if running.pending.is_none() {
+        // It may close sockets that the process before this one still has.
+        running.life.settling.require().await;
+    }
     let is_stopping = commit.lock().await;
     if *is_stopping {
         return refused(running, vec![ReloadError::stopping()]);

@@ -16,7 +16,7 @@ use super::discovery::{Sources, announce};
 use super::publish::Published;
 use super::reload_changes::Commit;
 use super::reload_reports::ReloadReports;
-use super::takeover_parts::{Life, Pending, Waiting};
+use super::takeover_parts::{Life, Paused, Pending, Waiting};
 use super::tls_setup::TlsSetup;
 use super::{drains, follow};
 use crate::admin::StatusSources;
@@ -53,6 +53,8 @@ pub(super) struct Running {
     pub(super) waiting: Option<Waiting>,
     /// What it uses once its predecessor allows it.
     pub(super) pending: Option<Pending>,
+    /// What it keeps while its successor has not proven itself.
+    pub(super) paused: Option<Paused>,
     pub(super) life: Life,
     pub(super) commit: Commit,
     pub(super) facts: StatusSources,

@@ -1,4 +1,4 @@
-//! Owns: the sessions and copies that a process and its successor tell each other: all at first, then each change.
+//! Owns: what a process and its successor tell each other of sessions, copies and backends: all at first, then each change.
 //! Invariant: what is newer wins, whichever process sends it; what a store outside of both holds is not sent.
 //! Must not know: how the frames travel, or how far the takeover has come.
 
@@ -9,31 +9,23 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::outgoing::{Outgoing, frame, send};
 use crate::admin::PoolEntry;
 use crate::affinity::learned::{BackendRef, SessionKey, SessionRecord, SessionTable};
 use crate::change_feed::Change;
 use crate::clock;
 use crate::copies::{CopyStore, Holder, NewState, PoolCopies, Preparation, Session, SessionRef, Version};
+use crate::events::{Delivery, Event, Events, Start};
 use crate::pool::Pool;
-use crate::takeover::{CopyPart, Frame, Message, Part, SessionCounts, SessionPart, SessionsPart, SessionsRemoved};
+use crate::takeover::{
+    CopyPart, Frame, Message, RuntimeState, SessionCounts, SessionPart, SessionsPart, SessionsRemoved,
+};
 
 /// The most sessions of one frame.
 const SESSIONS: usize = 1000;
 
 /// The pools of the current configuration.
 pub(super) type Entries = Arc<ArcSwap<Vec<PoolEntry>>>;
-
-/// What is to be sent.
-pub(super) enum Outgoing {
-    /// A message.
-    Frame(Frame),
-    /// So many followers begin.
-    Followers(usize),
-    /// One of them has sent all that there was when it began.
-    Complete,
-    /// Nothing follows.
-    Last,
-}
 
 /// Sends all sessions and copies of a process, and from then on those that change.
 pub(super) struct Followers {
@@ -43,14 +35,27 @@ pub(super) struct Followers {
 impl Followers {
     /// Begins. Each of them reports once that it is complete. Call it within a local set.
     pub(super) fn begin(entries: &Entries, out: &mpsc::Sender<Outgoing>) -> Followers {
+        Followers::of(entries, out, Beginning::All)
+    }
+
+    /// Begins towards an older process, which also gets what the operator sets from now on. It knows all else: this
+    /// process has it from there, or from a process that both were connected with.
+    pub(super) fn begin_with_older(entries: &Entries, events: &Events, out: &mpsc::Sender<Outgoing>) -> Followers {
+        let mut followers = Followers::of(entries, out, Beginning::Changes);
+        followers.tasks.spawn_local(follow_operator(Arc::clone(entries), events.clone(), out.clone()));
+        followers
+    }
+
+    fn of(entries: &Entries, out: &mpsc::Sender<Outgoing>, beginning: Beginning) -> Followers {
         let mut tasks = JoinSet::new();
         for entry in entries.load().iter() {
             let pool = entry.pool.name().to_string();
             if let Some(table) = entry.affinity.table().filter(|_| !entry.affinity.has_store()) {
-                tasks.spawn_local(follow_sessions(pool.clone(), Arc::clone(table), out.clone()));
+                tasks.spawn_local(follow_sessions(pool.clone(), Arc::clone(table), beginning, out.clone()));
             }
             if let Some(copies) = entry.copies.as_ref().filter(|copies| copies.settings().store.is_none()) {
-                tasks.spawn_local(follow_copies(pool, Arc::clone(copies), Arc::clone(entries), out.clone()));
+                let (copies, entries) = (Arc::clone(copies), Arc::clone(entries));
+                tasks.spawn_local(follow_copies(pool, copies, entries, beginning, out.clone()));
             }
         }
         Followers { tasks }
@@ -62,24 +67,45 @@ impl Followers {
     }
 }
 
-/// Returns the frame of a message.
-pub(super) fn frame(part: &impl Part) -> Option<Frame> {
-    part.frame().inspect_err(|error| tracing::error!(%error, "cannot write a message of a takeover")).ok()
+/// What a follower sends first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    /// All that there is.
+    All,
+    /// What changes from now on.
+    Changes,
 }
 
-/// Sends a message. Returns false if nobody receives it.
-pub(super) async fn send(out: &mpsc::Sender<Outgoing>, part: &impl Part) -> bool {
-    match frame(part) {
-        Some(frame) => out.send(Outgoing::Frame(frame)).await.is_ok(),
-        None => false,
+impl Beginning {
+    /// The most chunks of what there is.
+    fn chunks(self) -> usize {
+        if self == Beginning::All { usize::MAX } else { 0 }
     }
 }
 
-async fn follow_sessions(pool: String, table: Arc<SessionTable>, out: mpsc::Sender<Outgoing>) {
-    let mut changes = table.changes().follow();
-    let mut is_complete = false;
+/// Sends what is set of backends, whenever the operator or a drain sets something.
+async fn follow_operator(entries: Entries, events: Events, out: mpsc::Sender<Outgoing>) {
+    let mut changes = events.subscribe(&Start::Last(0));
     loop {
-        for chunk in table.chunks() {
+        let is_set = match changes.next().await {
+            Delivery::Event(published) => {
+                matches!(published.event, Event::State { .. } | Event::Weight { .. } | Event::Drain { .. })
+            }
+            Delivery::Lost(_) => true,
+        };
+        let now = clock::now();
+        let state = || RuntimeState { pools: entries.load().iter().map(|entry| entry.pool.state(now)).collect() };
+        if is_set && !send(&out, &state()).await {
+            return;
+        }
+    }
+}
+
+async fn follow_sessions(pool: String, table: Arc<SessionTable>, beginning: Beginning, out: mpsc::Sender<Outgoing>) {
+    let mut changes = table.changes().follow();
+    let (mut is_complete, mut most) = (false, beginning.chunks());
+    loop {
+        for chunk in table.chunks().take(most) {
             for sessions in chunk.chunks(SESSIONS) {
                 let sessions = sessions.iter().map(|(key, record)| session_part(*key, record)).collect();
                 if !send(&out, &SessionsPart { pool: pool.clone(), sessions }).await {
@@ -87,6 +113,7 @@ async fn follow_sessions(pool: String, table: Arc<SessionTable>, out: mpsc::Send
                 }
             }
         }
+        most = usize::MAX;
         if !std::mem::replace(&mut is_complete, true) && out.send(Outgoing::Complete).await.is_err() {
             return;
         }
@@ -121,18 +148,25 @@ fn session_part(key: SessionKey, record: &SessionRecord) -> SessionPart {
     }
 }
 
-async fn follow_copies(pool: String, copies: Arc<PoolCopies>, entries: Entries, out: mpsc::Sender<Outgoing>) {
+async fn follow_copies(
+    pool: String,
+    copies: Arc<PoolCopies>,
+    entries: Entries,
+    beginning: Beginning,
+    out: mpsc::Sender<Outgoing>,
+) {
     let store = copies.store();
     let mut changes = store.changes().follow();
-    let mut is_complete = false;
+    let (mut is_complete, mut most) = (false, beginning.chunks());
     loop {
-        for chunk in store.chunks() {
+        for chunk in store.chunks().take(most) {
             for session in chunk {
                 if !send_copy(&pool, store, &entries, session, &out).await {
                     return;
                 }
             }
         }
+        most = usize::MAX;
         if !std::mem::replace(&mut is_complete, true) && out.send(Outgoing::Complete).await.is_err() {
             return;
         }
@@ -193,6 +227,11 @@ pub(super) fn take_in(entries: &Entries, message: Message, bytes: Bytes) {
     let entries = entries.load();
     let entry = |pool: &str| entries.iter().find(|entry| **entry.pool.name() == *pool);
     match message {
+        Message::RuntimeState(state) => {
+            for (entry, state) in state.pools.iter().filter_map(|state| Some((entry(&state.name)?, state))) {
+                entry.pool.follow(state);
+            }
+        }
         Message::SessionsPart(part) => {
             let Some(table) = entry(&part.pool).and_then(|entry| entry.affinity.table()) else { return };
             for session in part.sessions {

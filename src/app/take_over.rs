@@ -4,30 +4,36 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::demands::{Demand, LifeEvent};
-use super::hand_over::write;
-use super::synced::{self, Entries, Followers, Outgoing};
+use super::older::OlderLink;
+use super::outgoing::{self, Outgoing, write};
+use super::settling::Settling;
+use super::superseded::SupersededProcess;
+use super::synced::{self, Followers};
 use crate::admin::Phase;
 use crate::affinity::seal::SealingKey;
+use crate::events::{Event, UpgradePhase};
 use crate::net::Address;
 use crate::pool::inherited::PoolState;
 use crate::runtime::inherited::InheritedSockets;
 use crate::takeover::{
-    Accepting, Channel, Frame, FrameReceiver, Hello, Message, NewAction, NewEvent, NewState, Part, Prepared, Refused,
-    Stop, VERSION, from_hex,
+    Accepting, Channel, Frame, FrameReceiver, Generation, Hello, Message, NewAction, NewEvent, NewState, Part,
+    Prepared, Refused, Settled, Stop, VERSION, from_hex,
 };
 
 /// How long the old process may take from one message to the next.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long this process may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long the old process may take to hear that it shall go on.
+const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(2);
 const QUEUE: usize = 64;
 
 /// What a process begins with that it has not opened or found itself.
@@ -50,6 +56,7 @@ pub struct Predecessor {
     /// The socket at which it waits for its successor, with its path.
     pub(super) waiting: Option<(String, OwnedFd)>,
     pub(super) pools: Vec<PoolState>,
+    pub(super) generation: Generation,
 }
 
 impl Predecessor {
@@ -116,8 +123,8 @@ pub async fn ask(path: &Path) -> Result<Inheritance, TakeoverError> {
     }
     let offer = offer.unwrap_or_default();
     tracing::info!(pid = offer.pid, "taking over");
-    let random_key = offer.random_key;
-    let predecessor = Some(Predecessor { channel, random_key, admin, waiting, pools });
+    let (random_key, generation) = (offer.random_key, Generation { started: offer.started, pid: offer.pid });
+    let predecessor = Some(Predecessor { channel, random_key, admin, waiting, pools, generation });
     Ok(Inheritance { sockets, predecessor })
 }
 
@@ -145,9 +152,15 @@ pub(super) struct TakeOver {
     /// The sockets that this process uses.
     pub(super) prepared: Prepared,
     pub(super) demands: mpsc::Sender<Demand>,
-    pub(super) entries: Entries,
-    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) link: OlderLink,
     pub(super) life: mpsc::UnboundedSender<LifeEvent>,
+    pub(super) settling: Settling,
+    /// The old process.
+    pub(super) generation: Generation,
+    /// Where this process waits for its successor.
+    pub(super) handover: Option<PathBuf>,
+    /// When this process started, since the Unix epoch.
+    pub(super) started: Duration,
     /// Notified once this process accepts connections, or why it can't.
     pub(super) done: oneshot::Sender<Result<(), String>>,
 }
@@ -155,37 +168,53 @@ pub(super) struct TakeOver {
 impl TakeOver {
     /// Takes over, and then keeps the sessions of both processes the same until the old one has ended.
     pub(super) async fn run(self) {
-        let TakeOver { channel, prepared, demands, entries, phase, life, done } = self;
+        let TakeOver { channel, prepared, demands, link, life, settling, generation, handover, started, done } = self;
         let Ok(Channel { receiver, sender }) = channel.moved() else {
             let _ = done.send(Err("the event loop can't use the connection to the old process".into()));
             return;
         };
         let (out, queue) = mpsc::channel(QUEUE);
-        let follow = Follow { prepared, demands, entries, phase, life, out };
-        tokio::select! {
+        let (entries, path, events) = (Arc::clone(&link.entries), handover.clone(), life.clone());
+        let follow = Follow { prepared, demands, link, life, settling, generation, handover, out };
+        let end = tokio::select! {
             never = write(sender, queue) => match never {},
-            () = follow.run(receiver, done) => {}
+            end = follow.run(receiver, done) => end,
+        };
+        // What it still serves concerns the process that goes on.
+        if let (End::GivenBack, Some(path)) = (end, path) {
+            SupersededProcess { entries, life: events, started }.follow(path).await;
         }
     }
+}
+
+/// How the time with the old process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// One of the two has ended, or is about to.
+    Over,
+    /// The old process goes on with everything.
+    GivenBack,
 }
 
 struct Follow {
     prepared: Prepared,
     demands: mpsc::Sender<Demand>,
-    entries: Entries,
-    phase: watch::Receiver<Phase>,
+    link: OlderLink,
     life: mpsc::UnboundedSender<LifeEvent>,
+    settling: Settling,
+    generation: Generation,
+    handover: Option<PathBuf>,
     out: mpsc::Sender<Outgoing>,
 }
 
 impl Follow {
-    async fn run(mut self, mut receiver: FrameReceiver, done: oneshot::Sender<Result<(), String>>) {
-        let (mut state, mut done, mut following) = (NewState::Receiving, Some(done), None);
+    async fn run(mut self, mut receiver: FrameReceiver, done: oneshot::Sender<Result<(), String>>) -> End {
+        let (mut state, mut done, mut connected) = (NewState::Receiving, Some(done), None);
         let mut has_all = false;
         let mut is_stop_sent = false;
         let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
         let mut why = String::from("the old process has ended before it had handed over");
-        let mut phase = self.phase.clone();
+        let (mut phase, mut broken) = (self.link.phase.clone(), self.link.phase.clone());
         loop {
             let is_waiting = has_all && state == NewState::Receiving;
             let event = tokio::select! {
@@ -200,18 +229,18 @@ impl Follow {
                             why = refused.why;
                             NewEvent::Refused
                         }
-                        Ok(Message::Stop(_)) => {
-                            let _ = self.life.send(LifeEvent::Stop);
+                        Ok(Message::Stop(stop)) => {
+                            let _ = self.life.send(LifeEvent::of(&stop));
                             continue;
                         }
                         Ok(Message::SessionCounts(counts)) => {
                             if state == NewState::Receiving {
-                                synced::take_in_count(&self.entries, &counts);
+                                synced::take_in_count(&self.link.entries, &counts);
                             }
                             continue;
                         }
                         Ok(message) => {
-                            synced::take_in(&self.entries, message, frame.bytes);
+                            synced::take_in(&self.link.entries, message, frame.bytes);
                             continue;
                         }
                         Err(error) => {
@@ -219,9 +248,9 @@ impl Follow {
                             continue;
                         }
                     },
-                    Ok(None) | Err(_) if state == NewState::Accepting => {
+                    Ok(None) | Err(_) if state.accepts() => {
                         tracing::info!("the old process has ended");
-                        return;
+                        return End::Over;
                     }
                     Ok(None) => NewEvent::Lost,
                     Err(error) => {
@@ -230,49 +259,79 @@ impl Follow {
                     }
                 },
                 _ = phase.wait_for(|phase| *phase == Phase::Ready), if is_waiting => NewEvent::Built,
-                _ = self.phase.wait_for(|phase| matches!(phase, Phase::Stopping | Phase::Closing)), if state == NewState::Accepting && !is_stop_sent => {
+                _ = self.link.phase.wait_for(|phase| matches!(phase, Phase::Stopping | Phase::Closing)), if state.accepts() && !is_stop_sent => {
                     is_stop_sent = true;
-                    synced::send(&self.out, &Stop {}).await;
+                    outgoing::send(&self.out, &Stop::default()).await;
                     continue;
                 }
+                _ = broken.wait_for(|phase| *phase == Phase::Broken), if state == NewState::Accepting => {
+                    why = "a worker thread of the new process has ended".into();
+                    NewEvent::Failed
+                }
+                () = self.settling.settled(), if state == NewState::Accepting => NewEvent::Proven,
                 () = &mut patience, if state == NewState::Receiving => {
                     why = "this process was not ready in time".into();
-                    synced::send(&self.out, &Refused { why: why.clone() }).await;
+                    outgoing::send(&self.out, &Refused { why: why.clone() }).await;
                     NewEvent::Refused
                 }
             };
             match state.next(event) {
                 NewAction::Nothing => {}
                 NewAction::Prepare => {
-                    synced::send(&self.out, &self.prepared).await;
+                    outgoing::send(&self.out, &self.prepared).await;
                 }
                 action @ (NewAction::Accept | NewAction::AcceptAlone) => {
+                    // Nothing that a client does from now on is missed.
+                    let following = Followers::begin_with_older(&self.link.entries, &self.link.events, &self.out);
                     let accepted = self.accept().await;
                     if let Err(why) = &accepted {
-                        synced::send(&self.out, &Refused { why: why.clone() }).await;
+                        outgoing::send(&self.out, &Refused { why: why.clone() }).await;
                     } else if action == NewAction::Accept {
-                        synced::send(&self.out, &Accepting {}).await;
-                        following = Some(Followers::begin(&self.entries, &self.out));
+                        outgoing::send(&self.out, &Accepting {}).await;
+                        connected = Some((following, self.link.older.add(self.generation, &self.out)));
+                    }
+                    if accepted.is_ok() {
+                        self.link.events.publish(Event::Upgrade { phase: UpgradePhase::TakenOver, reason: None });
                     }
                     let is_over = accepted.is_err() || action == NewAction::AcceptAlone;
                     done.take().map(|done| done.send(accepted));
                     if is_over {
-                        return;
+                        return End::Over;
                     }
+                }
+                NewAction::Settle => {
+                    let handover = self.handover.as_ref().map(|path| path.display().to_string());
+                    outgoing::send(&self.out, &Settled { handover }).await;
+                }
+                NewAction::GiveBack => {
+                    tracing::error!(why, "giving everything back to the process before this one");
+                    self.link
+                        .events
+                        .publish(Event::Upgrade { phase: UpgradePhase::RolledBack, reason: Event::reason(&why) });
+                    drop(connected);
+                    outgoing::send(&self.out, &Refused { why }).await;
+                    let _ = self.out.send(Outgoing::Last).await;
+                    self.ask(Demand::GiveBack).await;
+                    let _ = self.life.send(LifeEvent::GivenBack);
+                    let _ = timeout(GIVE_BACK_TIMEOUT, self.out.closed()).await;
+                    return End::GivenBack;
                 }
                 NewAction::GiveUp => {
                     done.take().map(|done| done.send(Err(why)));
-                    return;
+                    return End::Over;
                 }
             }
-            let _ = &following;
+            let _ = &connected;
         }
     }
 
     async fn accept(&self) -> Result<(), String> {
+        self.ask(Demand::Accept).await.unwrap_or_else(|| Err("this process ends".into()))
+    }
+
+    async fn ask<T>(&self, demand: impl FnOnce(oneshot::Sender<T>) -> Demand) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.demands.send(Demand::Accept(reply)).await;
-        let answer = if sent.is_ok() { answer.await.ok() } else { None };
-        answer.unwrap_or_else(|| Err("this process ends".into()))
+        self.demands.send(demand(reply)).await.ok()?;
+        answer.await.ok()
     }
 }

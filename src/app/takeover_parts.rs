@@ -8,16 +8,17 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::admin_server::BoundAdmin;
 use super::demands::{Demand, LifeEvent};
 use super::hand_over::HandOver;
+use super::older::{OlderLink, OlderProcesses};
+use super::settling::Settling;
 use super::start_error::StartError;
-use super::synced::Entries;
 use super::take_over::Predecessor;
-use crate::admin::{self, Phase};
+use crate::admin::{self, Phase, StatusSources};
 use crate::config::Plan;
 use crate::net::Address;
 use crate::net::bind::with_retry;
@@ -25,6 +26,7 @@ use crate::net::unix::{self, FileHandle, SocketFile};
 use crate::proxy::client::ListenerInfo;
 use crate::runtime::listeners::AcquiredListeners;
 use crate::runtime::{ListenerTransport, StopHandle};
+use crate::takeover::Prepared;
 
 /// The mode of the socket at which a process waits for its successor: only its own user may connect.
 const MODE: u32 = 0o600;
@@ -36,6 +38,21 @@ pub(super) struct Life {
     pub(super) phase: Arc<watch::Sender<Phase>>,
     pub(super) demands: mpsc::Sender<Demand>,
     pub(super) events: mpsc::UnboundedSender<LifeEvent>,
+    /// Notified if this process shall leave its sockets to its successor at once.
+    pub(super) settle: Arc<Notify>,
+    /// Whether this process has proven itself to its predecessor.
+    pub(super) settling: Settling,
+    pub(super) older: OlderProcesses,
+}
+
+/// What this process keeps while its successor accepts connections in its place, and has not proven itself.
+pub(super) struct Paused {
+    /// What the successor uses.
+    pub(super) prepared: Prepared,
+    /// The socket of the admin listener, if the successor uses it, and how many connections it may have.
+    pub(super) admin: Option<(admin::Settings, OwnedFd, usize)>,
+    /// The phase before.
+    pub(super) phase: Phase,
 }
 
 /// What a new process has acquired and does not use before the old one allows it.
@@ -112,15 +129,23 @@ impl BoundWaiting {
     }
 
     /// Waits for successors from now on. Call it within the local set of the control thread.
-    pub(super) fn begin(self, life: &Life, entries: &Entries) -> io::Result<Waiting> {
+    pub(super) fn begin(self, life: &Life, facts: &StatusSources) -> io::Result<Waiting> {
         let BoundWaiting { path, listener, file } = self;
         let (socket, handle) = (listener.as_fd().try_clone_to_owned()?, file.handle());
         let listener = tokio::net::UnixListener::from_std(listener)?;
+        let link = OlderLink {
+            entries: Arc::clone(&facts.pools),
+            events: facts.events.clone(),
+            phase: life.phase.subscribe(),
+            older: life.older.clone(),
+        };
         let hand_over = HandOver {
             demands: life.demands.clone(),
-            entries: Arc::clone(entries),
-            phase: life.phase.subscribe(),
             life: life.events.clone(),
+            settle: Arc::clone(&life.settle),
+            path: path.clone(),
+            started: facts.started,
+            link,
         };
         let task = tokio::task::spawn_local(async move {
             hand_over.wait(listener).await;

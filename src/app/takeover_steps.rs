@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::admin_server::BoundAdmin;
 use super::demands::Demand;
 use super::running::Running;
-use super::takeover_parts::{BoundWaiting, Pending, PendingAdmin, PendingWaiting};
+use super::takeover_parts::{BoundWaiting, Paused, Pending, PendingAdmin, PendingWaiting};
 use crate::admin::{self, Phase};
 use crate::clock;
 use crate::net::Address;
@@ -24,8 +24,20 @@ impl Running {
         // The task that demands it may have ended.
         match demand {
             Demand::Offer(reply) => drop(reply.send(self.offer())),
-            Demand::Leave(prepared, reply) => {
-                self.leave(prepared).await;
+            Demand::Pause(prepared, reply) => {
+                self.pause(prepared).await;
+                let _ = reply.send(());
+            }
+            Demand::Resume(reply) => {
+                self.resume().await;
+                let _ = reply.send(());
+            }
+            Demand::Leave(next, reply) => {
+                self.leave(next).await;
+                let _ = reply.send(());
+            }
+            Demand::GiveBack(reply) => {
+                self.give_back().await;
                 let _ = reply.send(());
             }
             Demand::Accept(reply) => drop(reply.send(self.accept())),
@@ -45,7 +57,7 @@ impl Running {
 
     /// Waits for a successor at this socket.
     pub(super) fn wait_for_successor(&mut self, bound: BoundWaiting) {
-        match bound.begin(&self.life, &self.facts.pools) {
+        match bound.begin(&self.life, &self.facts) {
             Ok(waiting) => self.waiting = Some(waiting),
             Err(error) => {
                 tracing::error!(%error, "cannot wait for a successor at [server] handover; restart this process")
@@ -56,7 +68,8 @@ impl Running {
     /// Returns the messages with all sockets and what a successor needs to begin.
     fn offer(&self) -> io::Result<Vec<Frame>> {
         let random_key = self.composer.random_key().map(|key| hex(key.secret()));
-        let mut frames = vec![Offer { version: VERSION, pid: std::process::id(), random_key }.frame()?];
+        let started = self.facts.started.as_secs();
+        let mut frames = vec![Offer { version: VERSION, pid: std::process::id(), random_key, started }.frame()?];
         for SharedSockets { address, sockets, is_shared } in self.listeners.sockets() {
             let message = ListenerSockets { address: address.to_string(), is_shared };
             for sockets in sockets.chunks(MAX_DESCRIPTORS) {
@@ -88,21 +101,73 @@ impl Running {
         Ok(frames)
     }
 
-    /// Accepts no more connections: a successor does, at these sockets. Closes all others as a reload would.
-    async fn leave(&mut self, prepared: Prepared) {
+    /// Accepts no more connections at the sockets that a successor has, and keeps them in case it fails.
+    async fn pause(&mut self, prepared: Prepared) {
+        // One that hands over has proven itself.
+        self.life.settling.require().await;
         *self.commit.lock().await = true;
-        let taken = prepared.listeners.iter().filter_map(|address| address.parse().ok()).collect();
-        self.listeners.close_others(taken, self.composer.plan().server.shutdown_grace);
-        self.life.stop.leave();
+        self.listeners.pause(addresses(&prepared));
+        self.life.stop.announce();
         // Not as when it stops: the processes before this one live on, too.
-        self.life.phase.send_replace(Phase::Leaving);
-        match self.admin.take() {
-            Some(admin) if prepared.has_admin => admin.leave(),
-            Some(admin) => admin.replace(),
-            None => {}
+        let phase = self.life.phase.send_replace(Phase::Leaving);
+        let admin = self.admin.take_if(|_| prepared.has_admin).and_then(|admin| {
+            let kept = admin.socket().map(|socket| (admin.settings().clone(), socket, admin.connections()));
+            admin.leave();
+            kept
+        });
+        self.paused = Some(Paused { prepared, admin, phase });
+    }
+
+    /// Accepts connections again: the successor has failed.
+    async fn resume(&mut self) {
+        let Some(Paused { admin, phase, .. }) = self.paused.take() else { return };
+        self.listeners.resume();
+        self.life.stop.withdraw();
+        if let Some((settings, socket, connections)) = admin {
+            let bound = admin::Bound::adopt(&settings, socket)
+                // It has removed the file of the socket.
+                .or_else(|_| admin::bind(&settings, false));
+            match bound {
+                Ok(bound) => {
+                    self.admin = Some(BoundAdmin { settings, bound }.serve(&self.facts, connections));
+                }
+                Err(error) => tracing::error!(%error, "cannot use the admin listener again; restart this process"),
+            }
+        }
+        self.life.phase.send_if_modified(|now| {
+            let is_paused = *now == Phase::Leaving;
+            *now = if is_paused { phase } else { *now };
+            is_paused
+        });
+        *self.commit.lock().await = false;
+        self.update_addresses();
+    }
+
+    /// Leaves the sockets to the successor, and closes all others as a reload would. `next` is where that waits for older
+    /// processes.
+    async fn leave(&mut self, next: Option<String>) {
+        let Some(Paused { prepared, .. }) = self.paused.take() else { return };
+        self.listeners.close_others(addresses(&prepared), self.composer.plan().server.shutdown_grace);
+        self.life.stop.leave();
+        if let Some(admin) = self.admin.take() {
+            admin.replace();
         }
         if let Some(waiting) = &self.waiting {
             waiting.file.release();
+        }
+        self.life.older.supersede(next).await;
+    }
+
+    /// Leaves everything to the predecessor, which still has the sockets.
+    async fn give_back(&mut self) {
+        *self.commit.lock().await = true;
+        self.life.stop.leave();
+        if let Some(admin) = self.admin.take() {
+            admin.leave();
+        }
+        if let Some(waiting) = self.waiting.take() {
+            waiting.file.release();
+            waiting.end();
         }
     }
 
@@ -136,6 +201,11 @@ impl Running {
         self.begin_drains();
         Ok(())
     }
+}
+
+/// Returns the listeners whose sockets a successor uses.
+fn addresses(prepared: &Prepared) -> Vec<Address> {
+    prepared.listeners.iter().filter_map(|address| address.parse().ok()).collect()
 }
 
 /// Returns the sockets of `pending` that were inherited, as the old process knows them.

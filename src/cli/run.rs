@@ -19,6 +19,9 @@ use crate::runtime::signal::{Event, Signals};
 use crate::telemetry::{Reopen, panics};
 use crate::{config, telemetry};
 
+/// How long a process may take to go on after its successor has ended.
+const RESUME_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// The arguments of `linchpin run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -119,19 +122,45 @@ async fn serve(plan: Plan, inherited: Inheritance, mut signals: Signals, success
     if let Some(address) = app.admin() {
         tracing::info!(%address, "admin");
     }
-    let mut phase = app.phase();
+    let (mut phase, settling) = (app.phase(), app.settling());
     tokio::spawn(async move {
+        if is_taking_over {
+            settling.due().await;
+        }
         if phase.wait_for(|phase| *phase == Phase::Ready).await.is_ok() {
+            // The service manager has to know before the old process, its main process, ends.
             service_manager::report(if is_taking_over { Report::TakenOver } else { Report::Ready });
+            settling.settle();
         }
     });
     tokio::spawn(service_manager::keep_watchdog_quiet(app.heartbeats()));
+    let mut is_paused = false;
     let signal = loop {
         tokio::select! {
-            signal = stop(&mut signals, &handles) => break signal,
+            signal = stop(&mut signals, &handles) => match is_paused {
+                true => {
+                    app.leave().await;
+                    return leave(app, signals, &handles, Some(signal)).await;
+                }
+                false => break signal,
+            },
             event = app.next_event() => match event {
-                LifeEvent::TakenOver(pid) => return leave(app, signals, &handles, pid).await,
-                LifeEvent::Stop => {}
+                LifeEvent::TakenOver(pid) => {
+                    is_paused = true;
+                    tracing::info!(pid, "another process has taken over; this one ends with its last connection");
+                }
+                LifeEvent::Resumed => {
+                    is_paused = false;
+                    tracing::warn!("the process that had taken over has failed; this one accepts connections again");
+                    service_manager::report(Report::Ready);
+                }
+                LifeEvent::Left => return leave(app, signals, &handles, None).await,
+                LifeEvent::GivenBack => {
+                    leave(app, signals, &handles, None).await?;
+                    return Err("a worker thread has failed soon after the takeover; the process before this one goes on".into());
+                }
+                LifeEvent::Stop if is_paused => break "the process that has taken over stops",
+                LifeEvent::Stop | LifeEvent::TooMany => {}
             },
         }
     };
@@ -146,18 +175,28 @@ async fn serve(plan: Plan, inherited: Inheritance, mut signals: Signals, success
     Ok(())
 }
 
-/// Waits for the last connection to end, after the process with this id has taken over. A signal, or the stop of that
-/// process, limits this to the grace period.
-async fn leave(app: App, mut signals: Signals, handles: &SignalHandles, pid: u32) -> Result<(), String> {
-    tracing::info!(pid, "another process has taken over; this one ends with its last connection");
+/// Waits for the last connection to end, after another process has taken over. A signal, or the stop of that process,
+/// limits this to the grace period.
+async fn leave(
+    app: App,
+    mut signals: Signals,
+    handles: &SignalHandles,
+    signal: Option<&'static str>,
+) -> Result<(), String> {
     let (ask, requested) = tokio::sync::oneshot::channel::<()>();
     let mut left = std::pin::pin!(app.left(async { drop(requested.await) }));
+    let signalled = async {
+        match signal {
+            Some(signal) => signal,
+            None => stop(&mut signals, handles).await,
+        }
+    };
     let signal = tokio::select! {
         () = &mut left => {
             tracing::info!("stopped: the last connection has ended");
             return Ok(());
         }
-        signal = stop(&mut signals, handles) => signal,
+        signal = signalled => signal,
     };
     tracing::info!(signal, "stopping: waiting for requests in flight; a second signal stops at once");
     drop(ask);
@@ -213,10 +252,12 @@ impl Successor {
         match command.spawn() {
             Ok(mut child) => {
                 tracing::info!(program, pid = child.id(), "SIGUSR2: started a process that takes over");
-                let phase = phase.clone();
+                let mut phase = phase.clone();
                 tokio::spawn(async move {
                     let ended = child.wait().await;
-                    if *phase.borrow() == Phase::Ready {
+                    // If it had taken over, this one needs a moment to accept connections again.
+                    let goes_on = tokio::time::timeout(RESUME_TIMEOUT, phase.wait_for(|phase| *phase == Phase::Ready));
+                    if matches!(goes_on.await, Ok(Ok(_))) {
                         tracing::error!(?ended, "the process that was to take over has ended; this one goes on");
                         service_manager::report(Report::Ready);
                     }

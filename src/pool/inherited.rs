@@ -15,6 +15,7 @@ use super::drain::{Drain, DrainCause, DrainEnd, DrainOrder};
 use super::health_state::{HealthState, InheritedHealth};
 use super::live::Live;
 use super::merge::{KeyValues, merge};
+use crate::clock;
 
 /// The state of one pool.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -153,6 +154,21 @@ impl BackendState {
         drain.into_iter().for_each(|drain| live.resume_drain(drain));
     }
 
+    /// Sets what differs: weight, admin state, and the operator's drain.
+    fn set(&self, live: &Arc<Live>, drain: Option<Drain>) {
+        if let Some((_, weight)) = self.weight.filter(|(_, weight)| *weight != live.weight()) {
+            live.set_weight(weight);
+        }
+        let state = self.state.as_ref().and_then(|(_, runtime)| AdminState::of(runtime));
+        if let Some(state) = state.filter(|state| *state != live.wanted()) {
+            live.set_state(state);
+        }
+        let plan = |drain: &Drain| (drain.begun, drain.order, drain.is_running());
+        if let Some(drain) = drain.filter(|drain| live.draining().current().as_ref().map(plan) != Some(plan(drain))) {
+            live.resume_drain(drain);
+        }
+    }
+
     fn health(&self) -> InheritedHealth {
         InheritedHealth {
             is_down: self.is_down,
@@ -186,6 +202,22 @@ impl Pool {
             }
         };
         PoolState { name: self.name().to_string(), backends: self.backends().iter().map(of).collect() }
+    }
+
+    /// Takes in what the operator has set of the same servers in a process that has the listeners now.
+    pub fn follow(&self, states: &PoolState) {
+        for state in &states.backends {
+            let Some(index) = self.position(&state.name) else { continue };
+            let backend = self.backend(index);
+            if backend.address().to_string() == state.address {
+                let (live, drain) = (backend.live(), state.drain.as_ref().and_then(DrainState::drain));
+                let is_over = |drain: &Drain| drain.end.is_some_and(|(end, ..)| end == DrainEnd::Deadline);
+                if drain.as_ref().is_some_and(is_over) && live.draining().is_running() {
+                    self.end_streams(index, clock::unix_millis());
+                }
+                state.set(live, drain);
+            }
+        }
     }
 
     /// Has the backend at `index` begin with this state. Nobody uses the pool yet.
@@ -293,6 +325,36 @@ mod tests {
         let after = next_at(states, changed, now);
         let live = after.backend(0).live();
         assert_eq!((live.state(), live.draining().current()), (AdminState::Maintenance, None));
+    }
+
+    #[test]
+    fn an_older_process_takes_in_what_the_operator_sets_in_the_newest_one() {
+        let make = || Reconciler::new(1).pools(&[settings(vec![backend("a", 1), backend("b", 2)])]).remove(0);
+        let (newest, older, now) = (make(), make(), crate::clock::now());
+        let (there, here) = (newest.backend(0).live(), older.backend(0).live());
+        let begun = clock::unix_millis();
+        there.set_weight(7);
+        there.begin_drain(order(Some(AdminState::Maintenance)), 40, begun);
+        older.follow(&newest.state(now));
+        assert_eq!((here.weight(), here.state()), (7, AdminState::Drain));
+        assert_eq!(here.draining().current(), there.draining().current());
+        assert_eq!(here.draining().rule(), there.draining().rule());
+        assert!(!here.draining().ends_stream(begun));
+        // The newest process may be the first one to see that the time is over: streams of this one end all the same.
+        there.end_drain(DrainEnd::Deadline, 3, begun + 9);
+        older.follow(&newest.state(now));
+        assert!(here.draining().ends_stream(begun) && !older.backend(1).live().draining().ends_stream(begun));
+        assert_eq!((here.state(), here.draining().is_running()), (AdminState::Maintenance, false));
+        there.set_state(AdminState::Ready);
+        there.begin_drain(order(None), 40, begun + 20);
+        older.follow(&newest.state(now));
+        there.cancel_drain(begun + 30);
+        older.follow(&newest.state(now));
+        assert_eq!((here.state(), here.draining().rule()), (AdminState::Ready, None));
+        // Another server of that name is not meant.
+        let other = Reconciler::new(1).pools(&[settings(vec![backend("a", 9)])]).remove(0);
+        other.follow(&newest.state(now));
+        assert_eq!(other.backend(0).live().weight(), 1);
     }
 
     #[test]

@@ -18,6 +18,10 @@ use super::socket_files::ListenerId;
 pub(super) enum ThreadCommand<L> {
     /// Accept connections at this listener.
     Open(ListenerId, ThreadListener<L>),
+    /// Accept no more connections at this listener, but keep its sockets: another process accepts there.
+    Pause(ListenerId),
+    /// Accept connections at this listener again.
+    Resume(ListenerId),
     /// Serve what is in the listener's queue, end its connections as at the end of the process, and close it.
     Close(ListenerId, ShutdownGrace),
     /// Use these limits for the connections that begin from now on.

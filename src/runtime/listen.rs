@@ -50,6 +50,8 @@ pub(super) struct ThreadSocket {
 pub(super) enum Accepting {
     /// It does.
     On,
+    /// It accepts none for the time being: another process does, at the same sockets.
+    Pause,
     /// It accepts those that had begun by now, and closes the sockets.
     Close(ShutdownGrace),
     /// It accepts none: another process has the sockets, and with them the clients in their queues.
@@ -206,9 +208,18 @@ pub(super) async fn accept<H: Handler>(
     let listener = AsyncListener::new(socket)?;
     let is_tcp = matches!(listener, AsyncListener::Tcp(_));
     let context = AcceptContext { transport, thread, is_tcp, conn_context, connections };
-    let stopped = tokio::select! {
-        never = context.accept_all(&listener) => match never {},
-        stopped = accepting.wait_for(|accepting| *accepting != Accepting::On) => stopped.map(|accepting| *accepting),
+    let stopped = loop {
+        let stopped = tokio::select! {
+            never = context.accept_all(&listener) => match never {},
+            stopped = accepting.wait_for(|accepting| *accepting != Accepting::On) => stopped.map(|accepting| *accepting),
+        };
+        if !matches!(stopped, Ok(Accepting::Pause)) {
+            break stopped;
+        }
+        let next = accepting.wait_for(|accepting| *accepting != Accepting::Pause).await.map(|accepting| *accepting);
+        if !matches!(next, Ok(Accepting::On)) {
+            break next;
+        }
     };
     let grace = match stopped {
         Ok(Accepting::Close(grace)) if !is_shared => grace,

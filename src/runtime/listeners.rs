@@ -121,6 +121,34 @@ impl<L> Listeners<L> {
         self.open.iter().map(of).collect()
     }
 
+    /// Accepts no more connections at the listeners whose sockets another process uses: `taken` has an entry for each.
+    /// Their sockets stay open here, so that [`Listeners::resume`] loses no client, whatever becomes of that process.
+    pub fn pause(&self, mut taken: Vec<Address>) {
+        for listener in &self.open {
+            if let Some(at) = taken.iter().position(|address| *address == listener.configured) {
+                taken.swap_remove(at);
+                self.send_to_all(|| ThreadCommand::Pause(listener.id));
+            }
+        }
+    }
+
+    /// Accepts connections again at all listeners.
+    pub fn resume(&self) {
+        for listener in &self.open {
+            self.send_to_all(|| ThreadCommand::Resume(listener.id));
+        }
+    }
+
+    /// Returns the addresses of the open listeners as the configuration writes them.
+    pub fn configured(&self) -> Vec<Address> {
+        self.open.iter().map(|listener| listener.configured.clone()).collect()
+    }
+
+    fn send_to_all(&self, command: impl Fn() -> ThreadCommand<L>) {
+        let (acknowledge, _) = mpsc::channel(1);
+        self.threads.iter().for_each(|thread| thread.send(command(), &acknowledge));
+    }
+
     /// Closes the listeners that another process has not taken, as a reload would. `taken` has an entry for each one that
     /// it has.
     pub fn close_others(&mut self, mut taken: Vec<Address>, grace: Duration) {

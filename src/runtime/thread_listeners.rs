@@ -65,6 +65,8 @@ impl<H: Handler> ThreadListeners<H> {
     pub(super) fn carry_out(&mut self, command: ThreadCommand<H::Listener>) {
         match command {
             ThreadCommand::Open(id, bound) => self.open(id, bound),
+            ThreadCommand::Pause(id) => self.set_accepting(id, Accepting::Pause),
+            ThreadCommand::Resume(id) => self.set_accepting(id, Accepting::On),
             ThreadCommand::Close(id, grace) => self.close(id, grace),
             ThreadCommand::Limits(limits) => self.set_limits(limits),
         }
@@ -88,6 +90,12 @@ impl<H: Handler> ThreadListeners<H> {
         listener.shutdown.drain(grace.idle);
         listener.accepting.send_replace(Accepting::Close(grace));
         self.clock.wake_all();
+    }
+
+    fn set_accepting(&self, id: ListenerId, accepting: Accepting) {
+        if let Some(listener) = self.open.get(&id) {
+            listener.accepting.send_replace(accepting);
+        }
     }
 
     fn set_limits(&mut self, limits: ThreadLimits) {
@@ -131,9 +139,9 @@ impl<H: Handler> ThreadListeners<H> {
         wait_until(|| connections.open.get() == 0).await;
     }
 
-    /// Tells all clients to close their connections.
-    pub(super) fn announce_stop(&self) {
-        self.shutdown.announce(true);
+    /// Sets whether all clients are told to close their connections.
+    pub(super) fn announce_stop(&self, is_announced: bool) {
+        self.shutdown.announce(is_announced);
         self.clock.wake_all();
     }
 

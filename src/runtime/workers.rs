@@ -136,6 +136,11 @@ impl StopHandle {
         self.stop.send_replace(StopCommand::Announce);
     }
 
+    /// No longer tells clients to close their connections.
+    pub fn withdraw(&self) {
+        self.stop.send_replace(StopCommand::Run);
+    }
+
     /// Leaves the sockets to another process, which has them by now: accepts no more connections, and touches no accept
     /// queue and no file of a Unix socket. The threads end with their last connection; each response asks its client to
     /// connect again.
@@ -192,8 +197,8 @@ where
         tokio::select! {
             // An error means that the sender is dropped, and with it the owner of this thread.
             changed = stop.changed() => match changed.map_or(StopCommand::Abort, |()| *stop.borrow_and_update()) {
-                StopCommand::Run => {}
-                StopCommand::Announce => listeners.announce_stop(),
+                StopCommand::Run => listeners.announce_stop(false),
+                StopCommand::Announce => listeners.announce_stop(true),
                 command => break command,
             },
             // These never end by themselves.
@@ -208,7 +213,7 @@ where
     }
     let open = listeners.connection_counter();
     if command == StopCommand::Leave {
-        listeners.announce_stop();
+        listeners.announce_stop(true);
         listeners.stop_accepting(Accepting::Leave);
         tokio::select! {
             () = listeners.all_closed(&open) => return ThreadExit::Stopped,

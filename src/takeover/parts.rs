@@ -80,6 +80,8 @@ messages! {
         pid: u32,
         /// The secret of the key that it made, since its file had none: 64 hex digits.
         random_key: Option<String>,
+        /// When it started, in seconds since the Unix epoch.
+        started: u64,
     }
 
     /// Sockets of one listener, in its frame's descriptors. More of the same may follow.
@@ -102,7 +104,7 @@ messages! {
         path: String,
     }
 
-    /// The state of each backend.
+    /// The state of each backend: all of it at first, and what the operator changes later.
     6 RuntimeState {
         /// By pool.
         pools: Vec<crate::pool::inherited::PoolState>,
@@ -182,11 +184,36 @@ messages! {
         why: String,
     }
 
-    /// The new process accepts connections: the old one stops accepting.
+    /// The new process accepts connections: the old one stops accepting, and keeps the sockets.
     15 Accepting {}
 
     /// The old process shall end: the new one was asked to stop.
-    16 Stop {}
+    16 Stop {
+        /// The new one goes on. Too many old processes live, and this is the oldest.
+        is_too_many: bool,
+    }
+
+    /// The new process has proven itself: the sockets are its own.
+    18 Settled {
+        /// The path at which it waits for its successor, and for older processes; `None` if nowhere.
+        handover: Option<String>,
+    }
+
+    /// A process that another one has superseded introduces itself to the newest one.
+    19 Older {
+        /// The version that it speaks.
+        version: u32,
+        /// Its process id.
+        pid: u32,
+        /// When it started, in seconds since the Unix epoch.
+        started: u64,
+    }
+
+    /// A third process has the sockets now.
+    20 Superseded {
+        /// The path at which it waits for its successor, and for older processes; `None` if nowhere.
+        path: Option<String>,
+    }
 }
 
 /// A learned session. Times are seconds since the Unix epoch.

@@ -9,9 +9,11 @@ pub enum OldState {
     Offering,
     /// The new process may accept connections. Both may do so from now on.
     Committed,
+    /// It accepts no more connections, and would do so again if the new process failed early.
+    Paused,
     /// It accepts no more connections, and ends once those that it has end.
     Leaving,
-    /// The successor is gone, or was refused: nothing has changed.
+    /// The successor is gone, or was refused: this process accepts connections.
     Alone,
 }
 
@@ -22,8 +24,12 @@ pub enum OldEvent {
     Prepared,
     /// It accepts connections.
     Accepting,
+    /// It has served for long enough to be trusted with everything.
+    Settled,
     /// The connection to it has ended, or it gave up.
     Lost,
+    /// It was asked to stop, and serves what has begun.
+    Ending,
     /// This process was asked to stop.
     Stopping,
 }
@@ -35,8 +41,14 @@ pub enum OldAction {
     Nothing,
     /// Allow the new process to accept connections.
     Commit,
-    /// Stop accepting connections, and leave the sockets to the new process as they are.
+    /// Stop accepting connections, and keep the sockets.
+    Pause,
+    /// Accept connections again.
+    Resume,
+    /// Leave the sockets to the new process as they are.
     Leave,
+    /// Stop as the new process does: serve who waits at the sockets, and close them.
+    Stop,
     /// Tell the new process that it gets nothing.
     Refuse,
     /// Forget the new process.
@@ -48,7 +60,15 @@ impl OldState {
     pub fn next(&mut self, event: OldEvent) -> OldAction {
         let (state, action) = match (*self, event) {
             (OldState::Offering, OldEvent::Prepared) => (OldState::Committed, OldAction::Commit),
-            (OldState::Committed, OldEvent::Accepting) => (OldState::Leaving, OldAction::Leave),
+            (OldState::Committed, OldEvent::Accepting) => (OldState::Paused, OldAction::Pause),
+            (OldState::Paused, OldEvent::Settled) => (OldState::Leaving, OldAction::Leave),
+            (OldState::Paused, OldEvent::Lost) => (OldState::Alone, OldAction::Resume),
+            // Both have the sockets: the one that closes them last must have emptied their queues.
+            (OldState::Paused, OldEvent::Ending) => (OldState::Alone, OldAction::Stop),
+            (OldState::Leaving, OldEvent::Ending) => (OldState::Leaving, OldAction::Stop),
+            (state @ OldState::Paused, OldEvent::Stopping | OldEvent::Prepared | OldEvent::Accepting) => {
+                (state, OldAction::Nothing)
+            }
             // Until the new process is there, its end changes nothing.
             (OldState::Offering | OldState::Committed, OldEvent::Lost) => (OldState::Alone, OldAction::Forget),
             (OldState::Offering, OldEvent::Stopping) => (OldState::Alone, OldAction::Refuse),
@@ -56,7 +76,8 @@ impl OldState {
             (state @ OldState::Committed, OldEvent::Stopping) => (state, OldAction::Nothing),
             (state @ (OldState::Leaving | OldState::Alone), _) => (state, OldAction::Nothing),
             // A message that does not fit: this process no longer understands the other one.
-            (OldState::Offering, OldEvent::Accepting) | (OldState::Committed, OldEvent::Prepared) => {
+            (OldState::Offering, OldEvent::Accepting | OldEvent::Settled | OldEvent::Ending)
+            | (OldState::Committed, OldEvent::Prepared | OldEvent::Settled | OldEvent::Ending) => {
                 (OldState::Alone, OldAction::Forget)
             }
         };
@@ -66,7 +87,7 @@ impl OldState {
 
     /// Returns whether the old process accepts connections.
     pub fn accepts(self) -> bool {
-        self != OldState::Leaving
+        !matches!(self, OldState::Paused | OldState::Leaving)
     }
 }
 
@@ -77,8 +98,10 @@ pub enum NewState {
     Receiving,
     /// It has told the old process that it is prepared.
     Prepared,
-    /// It accepts connections.
+    /// It accepts connections, and the old process would do so again if this one failed.
     Accepting,
+    /// It accepts connections, and has the sockets for itself.
+    Settled,
     /// It ends, and leaves everything to the old process.
     GivenUp,
 }
@@ -92,6 +115,10 @@ pub enum NewEvent {
     Committed,
     /// The old process refuses.
     Refused,
+    /// This process has served for long enough.
+    Proven,
+    /// This process can no longer serve all its clients.
+    Failed,
     /// The connection to the old process has ended.
     Lost,
 }
@@ -107,6 +134,10 @@ pub enum NewAction {
     Accept,
     /// Accept connections: nobody else does.
     AcceptAlone,
+    /// Say that this process keeps what it has.
+    Settle,
+    /// Give everything back to the old process, and end.
+    GiveBack,
     /// End.
     GiveUp,
 }
@@ -123,8 +154,18 @@ impl NewState {
             (NewState::Receiving, NewEvent::Lost) => (NewState::GivenUp, NewAction::GiveUp),
             (NewState::Receiving | NewState::Prepared, NewEvent::Refused) => (NewState::GivenUp, NewAction::GiveUp),
             (NewState::Receiving, NewEvent::Committed) => (NewState::GivenUp, NewAction::GiveUp),
+            (NewState::Accepting, NewEvent::Proven) => (NewState::Settled, NewAction::Settle),
+            (NewState::Accepting, NewEvent::Failed) => (NewState::GivenUp, NewAction::GiveBack),
+            // Nobody is left who could serve instead.
+            (NewState::Accepting, NewEvent::Lost) => (NewState::Settled, NewAction::Nothing),
             (state @ NewState::Prepared, NewEvent::Built) => (state, NewAction::Nothing),
-            (state @ (NewState::Accepting | NewState::GivenUp), _) => (state, NewAction::Nothing),
+            (state @ (NewState::Receiving | NewState::Prepared), NewEvent::Proven | NewEvent::Failed) => {
+                (state, NewAction::Nothing)
+            }
+            (state @ NewState::Accepting, NewEvent::Built | NewEvent::Committed | NewEvent::Refused) => {
+                (state, NewAction::Nothing)
+            }
+            (state @ (NewState::Settled | NewState::GivenUp), _) => (state, NewAction::Nothing),
         };
         *self = state;
         action
@@ -132,7 +173,7 @@ impl NewState {
 
     /// Returns whether the new process accepts connections.
     pub fn accepts(self) -> bool {
-        self == NewState::Accepting
+        matches!(self, NewState::Accepting | NewState::Settled)
     }
 }
 
@@ -158,6 +199,8 @@ mod tests {
         DeliverToOld,
         DeliverToNew,
         StopOld,
+        Prove,
+        Fail,
         KillNew,
         KillOld,
     }
@@ -179,7 +222,12 @@ mod tests {
             match self.old.next(event) {
                 OldAction::Commit => self.to_new.push_back(NewEvent::Committed),
                 OldAction::Refuse => self.to_new.push_back(NewEvent::Refused),
-                OldAction::Nothing | OldAction::Leave | OldAction::Forget => {}
+                OldAction::Nothing
+                | OldAction::Pause
+                | OldAction::Resume
+                | OldAction::Leave
+                | OldAction::Stop
+                | OldAction::Forget => {}
             }
         }
 
@@ -187,7 +235,8 @@ mod tests {
             match self.new.next(event) {
                 NewAction::Prepare => self.to_old.push_back(OldEvent::Prepared),
                 NewAction::Accept => self.to_old.push_back(OldEvent::Accepting),
-                NewAction::GiveUp => self.to_old.push_back(OldEvent::Lost),
+                NewAction::GiveUp | NewAction::GiveBack => self.to_old.push_back(OldEvent::Lost),
+                NewAction::Settle => self.to_old.push_back(OldEvent::Settled),
                 NewAction::Nothing | NewAction::AcceptAlone => {}
             }
         }
@@ -196,6 +245,8 @@ mod tests {
             match step {
                 Step::Built if self.is_new_alive => self.new_event(NewEvent::Built),
                 Step::StopOld if self.is_old_alive => self.old_event(OldEvent::Stopping),
+                Step::Prove if self.is_new_alive => self.new_event(NewEvent::Proven),
+                Step::Fail if self.is_new_alive => self.new_event(NewEvent::Failed),
                 Step::DeliverToOld if self.is_old_alive => {
                     if let Some(event) = self.to_old.pop_front() {
                         self.old_event(event);
@@ -228,7 +279,15 @@ mod tests {
     }
 
     fn step(kills_old: bool) -> impl Strategy<Value = Step> {
-        let steps = vec![Step::Built, Step::DeliverToOld, Step::DeliverToNew, Step::StopOld, Step::KillNew];
+        let steps = vec![
+            Step::Built,
+            Step::DeliverToOld,
+            Step::DeliverToNew,
+            Step::StopOld,
+            Step::Prove,
+            Step::Fail,
+            Step::KillNew,
+        ];
         let steps = if kills_old { [steps, vec![Step::KillOld]].concat() } else { steps };
         proptest::sample::select(steps)
     }
@@ -242,7 +301,32 @@ mod tests {
                 let new_serves = pair.new.accepts() && pair.is_new_alive;
                 // A new process that dies after it accepted connections takes them along, as any process would.
                 let died_serving = pair.new.accepts() && !pair.is_new_alive;
-                prop_assert!(pair.old.accepts() || new_serves || died_serving, "{:?} {:?}", pair.old, pair.new);
+                // One that gives everything back has said so, and the old process accepts once it hears of it.
+                let is_reported = pair.to_old.contains(&OldEvent::Lost);
+                prop_assert!(pair.old.accepts() || new_serves || died_serving || is_reported, "{:?} {:?}", pair.old, pair.new);
+            }
+        }
+
+        #[test]
+        fn a_new_process_that_fails_or_dies_early_gives_everything_back(steps in proptest::collection::vec(step(false), 0..30)) {
+            let mut pair = Pair::new();
+            for step in steps {
+                let was_settled = pair.new == NewState::Settled;
+                pair.step(step);
+                let has_failed = !pair.is_new_alive || pair.new == NewState::GivenUp;
+                if has_failed && !was_settled && pair.new != NewState::Settled {
+                    pair.deliver_all();
+                    prop_assert_eq!(pair.old, OldState::Alone);
+                }
+            }
+        }
+
+        #[test]
+        fn the_old_process_gives_its_sockets_away_only_to_one_that_has_settled(steps in proptest::collection::vec(step(true), 0..40)) {
+            let mut pair = Pair::new();
+            for step in steps {
+                pair.step(step);
+                prop_assert!(pair.old != OldState::Leaving || pair.new == NewState::Settled);
             }
         }
 
@@ -270,7 +354,7 @@ mod tests {
             }
             // A process that outlives the other one with all of the state serves.
             if pair.is_new_alive && !pair.is_old_alive {
-                prop_assert!(matches!(pair.new, NewState::Accepting | NewState::GivenUp));
+                prop_assert!(matches!(pair.new, NewState::Accepting | NewState::Settled | NewState::GivenUp));
             }
         }
     }

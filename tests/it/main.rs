@@ -138,6 +138,7 @@ mod tomcat_clusters;
 mod trailers;
 mod tunnels;
 mod unanswered;
+mod upgrade_failures;
 mod upgraded_state;
 mod upgrading;
 mod vocabulary;

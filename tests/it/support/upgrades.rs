@@ -140,6 +140,11 @@ impl Tunnel {
         Tunnel(client.into_parts().0)
     }
 
+    /// Waits until the proxy closes it.
+    pub async fn ends(&mut self) {
+        let _ = soon("the end of the tunnel", self.0.read_to_end(&mut Vec::new())).await;
+    }
+
     pub async fn echoes(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).await.unwrap();
         let mut echo = vec![0; text.len()];
