@@ -159,6 +159,10 @@ async fn a_new_process_that_dies_before_it_is_ready_leaves_the_old_one_as_it_was
     for millis in [0, 5, 20, 40, 60, 100, 200, 400] {
         let mut next = Running::upgrade(place.file(), &waits);
         tokio::time::sleep(Duration::from_millis(millis)).await;
+        if millis == 400 {
+            // However slow the machine is, this one has begun.
+            next.line("taking over").await;
+        }
         next.process.kill().await.unwrap();
         let before = served.load(Ordering::Relaxed);
         until("clients are served", async || served.load(Ordering::Relaxed) > before + 50).await;
