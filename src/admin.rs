@@ -16,6 +16,7 @@ mod explain_report;
 mod exposition;
 mod gauges;
 mod guard;
+mod pool_entry;
 mod precondition;
 mod process_view;
 mod reload;
@@ -31,10 +32,11 @@ pub use actor::Actor;
 pub use bind::{Bound, bind, check};
 pub use explain_report::{CopyReport, CopyState, ExplainReport};
 pub use guard::AccessRules;
+pub use pool_entry::PoolEntry;
 pub use reload::{ReloadChange, ReloadError, ReloadFigures, ReloadReport, ReloadRequest, ReloadResult, Reloader};
 pub use serve::run;
 pub use settings::{Settings, SocketAccess};
-pub use sources::{Phase, PoolEntry, StatusSources};
+pub use sources::{Phase, StatusSources};
 pub use trends::{TREND_INTERVAL, Trends};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Actor;
-use super::sources::PoolEntry;
+use super::pool_entry::PoolEntry;
 use crate::clock;
 use crate::events::{DrainPhase, Event};
 use crate::pool::drain::{Drain, DrainOrder};

@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 use serde::Serialize;
 
 use super::explain_report::{CopyReport, CopyState};
-use super::sources::PoolEntry;
+use super::pool_entry::PoolEntry;
 use crate::affinity::explain::Explanation;
 use crate::copies::{CopyEvent, Holder, PoolCopies, SessionRef};
 

@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 use serde::{Deserialize, Serialize};
 
 use super::change::Refusal;
-use super::sources::PoolEntry;
+use super::pool_entry::PoolEntry;
 use crate::clock;
 use crate::pool::drain::{Drain, DrainEnd, DrainOrder, Remaining};
 use crate::pool::sessions::SessionCount;

@@ -10,8 +10,9 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::pool_entry::PoolEntry;
 use super::reload::ReloadFigures;
-use super::sources::{PoolEntry, StatusSources};
+use super::sources::StatusSources;
 use super::view::{Drift, effective_weight};
 use super::{certificates_view, copies_view, drain_view, process_view, sessions_view};
 use crate::discover::SourceStatus;

@@ -7,7 +7,7 @@ use std::fmt;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
-use super::sources::PoolEntry;
+use super::pool_entry::PoolEntry;
 use crate::clock;
 use crate::pool::Backend;
 use crate::pool::sessions::SessionCount;

@@ -8,15 +8,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::pool_entry::PoolEntry;
 use super::reload::{ReloadFigures, Reloader};
 use super::trends::Trends;
-use crate::affinity::Affinity;
-use crate::copies::PoolCopies;
-use crate::discover::SourceStatus;
 use crate::events::Events;
-use crate::pool::Pool;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::Series;
 use crate::tls::reload::WatchedCertificates;
 
 /// What the admin API reads for each response.
@@ -84,23 +80,4 @@ impl Phase {
         }
         is_news
     }
-}
-
-/// A pool and what the API shows of it.
-#[derive(Debug, Clone)]
-pub struct PoolEntry {
-    /// Its backends.
-    pub pool: Arc<Pool>,
-    /// The word for how it chooses: `round_robin`, …
-    pub balance: &'static str,
-    /// How clients are pinned.
-    pub affinity: Arc<Affinity>,
-    /// The session copies, if the pool keeps any.
-    pub copies: Option<Arc<PoolCopies>>,
-    /// Counters, by position of the backend.
-    pub series: Vec<Arc<Series>>,
-    /// Counters of requests that no backend served.
-    pub unserved: Arc<Series>,
-    /// The status of its discovery sources.
-    pub sources: Vec<Arc<SourceStatus>>,
 }

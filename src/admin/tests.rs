@@ -11,7 +11,8 @@ use hyper_util::service::TowerToHyperService;
 
 use super::api::{SECURITY_HEADERS, router};
 use super::exposition::TextFormat;
-use super::sources::{Phase, PoolEntry, StatusSources};
+use super::pool_entry::PoolEntry;
+use super::sources::{Phase, StatusSources};
 use super::*;
 use crate::affinity::Affinity;
 use crate::affinity::seal::SealingKey;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::sources::PoolEntry;
+use super::pool_entry::PoolEntry;
 use crate::clock;
 use crate::telemetry::metrics::{DurationCounts, Series};
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::copies_view::Copies;
 use super::drain_view::DrainView;
-use super::sources::{PoolEntry, StatusSources};
+use super::pool_entry::PoolEntry;
+use super::sources::StatusSources;
 use crate::clock;
 use crate::discover::SourceStatus;
 use crate::pool::history;
