@@ -132,12 +132,9 @@ async fn what_somebody_else_has_changed_meanwhile_is_not_overwritten() {
     let window = browser.window(1280, 900).await;
     open(&mut browser, &window, &proxy).await;
     browser.click(&window, &row("b", "[data-to=maintenance]")).await;
-    // The dialog has read the ETag once it is no longer busy with it.
+    // The dialog can be confirmed once it has read the ETag.
     browser
-        .until(
-            &window,
-            "document.getElementById('dialog').open && document.getElementById('dialog').dataset.read === 'yes'",
-        )
+        .until(&window, "document.getElementById('dialog').open && !document.getElementById('dialog-do').disabled")
         .await;
     proxy.ask("POST", "/api/v1/pools/app/backends/b/weight", r#"{"weight":9}"#).await;
     browser.click(&window, "document.getElementById('dialog-do')").await;

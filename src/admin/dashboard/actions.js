@@ -4,14 +4,14 @@ import { find, make, text } from "./dom.js";
 import { plural } from "./format.js";
 import { isDraining, serves } from "./reasons.js";
 
+// What the dialog asks. Nothing resets it when the dialog closes: that event comes late, when the next question may be there.
 let poolOf = () => undefined, changed = () => {}, pending = null;
 
-// `find_pool` returns a pool of the last status by its name; `onChange` is called once something has changed.
+// `findPool` returns a pool of the last status by its name; `onChange` is called once something has changed.
 export function start(findPool, onChange) {
   [poolOf, changed] = [findPool, onChange];
   find("dialog-cancel").addEventListener("click", () => find("dialog").close());
   find("dialog-form").addEventListener("submit", submitted => { submitted.preventDefault(); carryOut(); });
-  find("dialog").addEventListener("close", () => { pending?.opener?.focus(); pending = null; });
 }
 
 const is = (backend, words) => `${backend.name} ${words}`;
@@ -46,8 +46,8 @@ const CHANGES = {
 // Asks whether to make a change of a backend.
 export async function ask(pool, backend, kind) {
   if (kind === backend.state && !(kind === "drain" && !isDraining(backend))) return;
-  const change = CHANGES[kind], opener = document.activeElement;
-  pending = { pool, backend, change, kind, opener, etag: null };
+  const change = CHANGES[kind];
+  pending = { pool, backend, change, etag: null };
   text(find("dialog-title"), `${change.title}: ${backend.name} of ${pool}`);
   text(find("dialog-text"), change.text(backend));
   text(find("dialog-do"), change.title);
@@ -61,14 +61,17 @@ export async function ask(pool, backend, kind) {
   const warning = warn(pool, backend, kind);
   find("dialog-warning").hidden = !warning;
   text(find("dialog-warning"), warning);
-  find("dialog").dataset.read = "";
+  find("dialog-do").disabled = true;
   find("dialog").showModal();
-  (change.fields ? find(change.fields[0]) : find("dialog-do")).focus();
-  // A change by somebody else meanwhile is noticed by the ETag.
+  if (change.fields) find(change.fields[0]).focus();
   const asked = pending;
   try {
-    asked.etag = (await read(backendPath(pool, backend.name))).etag;
-    if (pending === asked) find("dialog").dataset.read = "yes";
+    // What an undo restores, and the ETag by which a change by somebody else is noticed: the page may be a second old.
+    const { data, etag } = await read(backendPath(pool, backend.name));
+    [asked.backend, asked.etag] = [data, etag];
+    if (pending !== asked) return;
+    find("dialog-do").disabled = false;
+    if (!change.fields) find("dialog-do").focus();
   } catch (error) {
     if (pending === asked) text(find("dialog-error"), error.message);
   }
@@ -82,41 +85,43 @@ function warn(pool, backend, kind) {
 }
 
 async function carryOut() {
-  const { pool, backend, change, etag } = pending, path = backendPath(pool, backend.name);
+  const asked = pending, { pool, backend, change, etag } = asked, path = backendPath(pool, backend.name);
   const [method, what, body] = change.request(), done = change.done(backend);
   find("dialog-do").disabled = true;
   try {
     await send(method, `${path}/${what}`, body, etag);
     find("dialog").close();
-    toast(`${pool}: ${done}.`, () => undo(pool, backend));
+    toast(`${pool}: ${done}.`, () => undo(pool, backend, what));
     changed();
   } catch (error) {
     text(find("dialog-error"), error instanceof Refused ? error.message : "The connection failed: look whether it was changed, then try again.");
-    if (error.status === 412) pending.etag = (await read(path).catch(() => ({ etag: null }))).etag;
+    if (error.status === 412) asked.etag = (await read(path).catch(() => ({ etag: null }))).etag;
   } finally {
     find("dialog-do").disabled = false;
   }
 }
 
-// Restores what can be set of a backend as it was before the change; `before` is its status then.
-async function undo(pool, before) {
-  const path = backendPath(pool, before.name), { drain } = before;
+// Restores what a request to the path `what` has changed; `before` is the backend's status before it.
+async function undo(pool, before, what) {
+  const path = backendPath(pool, before.name);
   try {
-    const { data: now } = await read(path);
-    if (now.weight !== before.weight) await send("POST", `${path}/weight`, { weight: before.weight });
-    if (isDraining(before)) {
-      const left = drain.deadline ? { deadline: `${Math.max(1, Math.round(drain.deadline - Date.now() / 1000))}s` } : {};
-      if (!isDraining(now) || now.drain.begun !== drain.begun) await send("POST", `${path}/drain`, { ...left, then: drain.then, idle: `${Math.round(drain.idle * 1000)}ms` });
-    } else if (isDraining(now)) await send("DELETE", `${path}/drain`);
-    if (!isDraining(before) && now.state !== before.state) {
-      const { data: then } = await read(path);
-      if (then.state !== before.state) await send("POST", `${path}/state`, { state: before.state });
-    }
+    if (what === "weight") await send("POST", `${path}/weight`, { weight: before.weight });
+    else await restoreState(path, before);
     toast(`${pool}: ${before.name} is as it was before.`);
   } catch (error) {
     toast(`${pool}: ${before.name} is not as it was before. ${error.message}`);
   }
   changed();
+}
+
+async function restoreState(path, before) {
+  if (isDraining(before)) {
+    const { drain } = before, left = drain.deadline ? { deadline: `${Math.max(1, Math.round(drain.deadline - Date.now() / 1000))}s` } : {};
+    return send("POST", `${path}/drain`, { ...left, then: drain.then, idle: `${Math.round(drain.idle * 1000)}ms` });
+  }
+  const { data: now } = await read(path);
+  const after = isDraining(now) ? await send("DELETE", `${path}/drain`) : now;
+  if (after.state !== before.state) await send("POST", `${path}/state`, { state: before.state });
 }
 
 // Says what was done. It stays until it is closed or something else is done, since nobody should have to be quick.
