@@ -46,8 +46,9 @@ enum StopCommand {
     Announce,
     /// Accept no connection, since another process has the sockets, and end once those that are open have ended.
     Leave,
-    /// Let requests in flight end within this time, and accept no new connections.
-    Drain(Duration),
+    /// Let requests in flight end within this time, and accept no new connections. The threads may not have seen yet that
+    /// they left the sockets to another process, which then goes on at them.
+    Drain { grace: Duration, has_left: bool },
     /// Close all connections now.
     Abort,
 }
@@ -154,7 +155,10 @@ impl StopHandle {
     pub fn drain(&self, grace: Duration) {
         // Removes the files of Unix sockets: clients no longer find them, and a successor may use their paths.
         self.files.clear();
-        self.stop.send_replace(StopCommand::Drain(grace));
+        self.stop.send_modify(|command| {
+            let has_left = matches!(command, StopCommand::Leave | StopCommand::Drain { has_left: true, .. });
+            *command = StopCommand::Drain { grace, has_left };
+        });
     }
 
     /// Closes all connections now.
@@ -218,17 +222,18 @@ where
         tokio::select! {
             () = listeners.all_closed(&open) => return ThreadExit::Stopped,
             () = drive(&mut essential) => return ThreadExit::Failed,
-            later = stop.wait_for(|stop| matches!(stop, StopCommand::Drain(_) | StopCommand::Abort)) => {
+            later = stop.wait_for(|stop| matches!(stop, StopCommand::Drain { .. } | StopCommand::Abort)) => {
                 command = later.map_or(StopCommand::Abort, |stop| *stop);
             }
         }
     }
-    let StopCommand::Drain(grace) = command else {
+    let StopCommand::Drain { grace, has_left } = command else {
         listeners.abort();
         respond_to_abandoned(&listeners).await;
         return ThreadExit::Stopped;
     };
-    listeners.stop_accepting(Accepting::Close(ShutdownGrace::within(grace)));
+    // Closing sockets filters who connects, at all descriptors of them.
+    listeners.stop_accepting(if has_left { Accepting::Leave } else { Accepting::Close(ShutdownGrace::within(grace)) });
     listeners.drain(ShutdownGrace::within(grace).idle);
     let all_closed = listeners.all_closed(&open);
     let aborted = async { drop(stop.wait_for(|stop| *stop == StopCommand::Abort).await) };
@@ -352,6 +357,21 @@ mod tests {
         assert!(reports_its_failure(|| async { assert!(std::hint::black_box(false), "a panic") }));
         assert!(reports_its_failure(|| async {}));
         assert!(!reports_its_failure(std::future::pending::<()>));
+    }
+
+    #[test]
+    fn threads_that_stop_right_after_they_have_left_leave_the_sockets_as_they_are() {
+        let (listeners, inboxes, address) = listeners();
+        let of_successor = listeners.sockets();
+        let make = |_| (Rc::new(Empty), std::future::pending::<()>());
+        let workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, || {}).unwrap();
+        let stop = workers.stop_handle();
+        stop.leave();
+        stop.drain(Duration::from_secs(1));
+        workers.join();
+        let connected = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5));
+        assert!(connected.is_ok(), "{connected:?}");
+        drop(of_successor);
     }
 
     #[test]
