@@ -339,11 +339,12 @@ mod tests {
         assert_eq!((here.weight(), here.state()), (7, AdminState::Drain));
         assert_eq!(here.draining().current(), there.draining().current());
         assert_eq!(here.draining().rule(), there.draining().rule());
-        assert!(!here.draining().ends_stream(begun));
+        assert!(!here.draining().ends_stream(begun - 1));
         // The newest process may be the first one to see that the time is over: streams of this one end all the same.
         there.end_drain(DrainEnd::Deadline, 3, begun + 9);
         older.follow(&newest.state(now));
-        assert!(here.draining().ends_stream(begun) && !older.backend(1).live().draining().ends_stream(begun));
+        let ends_stream = |index: usize| older.backend(index).live().draining().ends_stream(begun - 1);
+        assert!(ends_stream(0) && !ends_stream(1));
         assert_eq!((here.state(), here.draining().is_running()), (AdminState::Maintenance, false));
         there.set_state(AdminState::Ready);
         there.begin_drain(order(None), 40, begun + 20);
