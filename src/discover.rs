@@ -1,4 +1,4 @@
-//! Owns: discovery: finding backends behind a DNS name or in a file, and deciding who is a member of a pool.
+//! Owns: discovery: finding backends behind a DNS name, in a file or in Kubernetes, and deciding who is a pool's member.
 //! Invariant: the last believed answer holds until a better one comes; everything that is kept has a bound.
 //! Must not know: requests, probes, or how a pool's next members are published.
 
@@ -6,6 +6,7 @@ pub mod answer;
 mod backend;
 mod dns;
 pub mod file;
+mod kubernetes;
 pub mod members;
 mod name;
 mod settings;
@@ -16,5 +17,5 @@ pub mod trust;
 
 pub use backend::DiscoveredBackend;
 pub use members::{Members, Now, OwnAddresses};
-pub use settings::{Dns, Records, RefreshInterval, Settings, Source};
+pub use settings::{ApiServer, Dns, Kubernetes, PodPort, Records, RefreshInterval, Settings, Source};
 pub use source_status::SourceStatus;

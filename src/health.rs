@@ -7,6 +7,8 @@ mod announce;
 mod drain_request;
 pub mod passive;
 
+pub use announce::announce;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 

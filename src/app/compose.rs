@@ -15,7 +15,7 @@ use crate::events::Events;
 use crate::pool::hash::stable_hash;
 use crate::pool::health_tracker::BackendDownNotifier;
 use crate::pool::inherited::{InheritedBackends, PoolState};
-use crate::pool::reconcile::Reconciler;
+use crate::pool::reconcile::{Reconciler, ReportedChange};
 use crate::pool::{self, Pool, backend};
 use crate::proxy::headers;
 use crate::proxy::password_checks::PasswordChecks;
@@ -132,6 +132,11 @@ impl Composer {
     /// Returns what notifies of backends that went down.
     pub(super) fn backend_down(&self) -> BackendDownNotifier {
         self.reconciler.backend_down().clone()
+    }
+
+    /// Takes the changes of health that sources have reported since the last time.
+    pub(super) fn take_reported(&mut self) -> Vec<ReportedChange> {
+        self.reconciler.take_reported()
     }
 
     /// Records that the backends of all pools are known: those that are found from now on are new.

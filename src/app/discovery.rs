@@ -207,8 +207,8 @@ fn now() -> Now {
 
 /// Logs and publishes the backends that were added, that drain, and that were removed.
 pub(super) fn announce(pool: &str, before: &[backend::Settings], after: &[backend::Settings], events: &Events) {
-    fn identity(one: &backend::Settings) -> (&str, &Address) {
-        (&one.name, &one.address)
+    fn identity(one: &backend::Settings) -> (&str, &Address, Option<&str>) {
+        (&one.name, &one.address, one.identity.as_deref())
     }
     let here_before: HashSet<_> = before.iter().filter(|one| !one.leaving).map(identity).collect();
     let there_after: HashSet<_> = after.iter().map(identity).collect();
@@ -217,11 +217,7 @@ pub(super) fn announce(pool: &str, before: &[backend::Settings], after: &[backen
     let removed: Vec<_> = before.iter().filter(|one| !there_after.contains(&identity(one))).collect();
     for (all, what, message) in [
         (added, "added", "discovered backends added"),
-        (
-            draining,
-            "leaving",
-            "discovered backends are no longer found: they drain, and are removed when their drain ends",
-        ),
+        (draining, "leaving", "discovered backends are leaving: they drain, and are removed when their drain ends"),
         (removed, "removed", "discovered backends removed"),
     ] {
         if !all.is_empty() {

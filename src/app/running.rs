@@ -24,8 +24,8 @@ use crate::config::PoolPlan;
 use crate::net::Address;
 use crate::proxy::client::ListenerInfo;
 use crate::runtime::Listeners;
-use crate::session_sync;
 use crate::telemetry::AccessLog;
+use crate::{health, session_sync};
 
 /// What the application shows of the current configuration.
 #[derive(Debug)]
@@ -126,6 +126,9 @@ impl Running {
         if is_new {
             let snapshot = self.composer.compose();
             self.published.publish(snapshot, self.composer.plan(), &self.sources.statuses());
+            for (pool, index, change) in self.composer.take_reported() {
+                health::announce(&pool, index, change, "discovery");
+            }
         }
     }
 

@@ -29,12 +29,7 @@ pub fn from_addresses(dns: &Dns, pool: &str, addresses: &[IpAddr]) -> Vec<Discov
     let prefix = dns.prefix.as_deref().unwrap_or(pool);
     let found = |ip: &IpAddr| {
         let address = SocketAddr::new(*ip, dns.port);
-        DiscoveredBackend {
-            name: name::from_address(prefix, address),
-            address: address.into(),
-            weight: None,
-            backup: false,
-        }
+        DiscoveredBackend::new(name::from_address(prefix, address), address.into())
     };
     addresses.iter().filter(|ip| is_one_server(**ip)).map(found).collect()
 }
@@ -47,11 +42,11 @@ pub fn from_srv_records(dns: &Dns, services: &[SrvRecord]) -> Vec<DiscoveredBack
     let found = |service: &SrvRecord| {
         let ip = service.addresses.iter().copied().filter(|ip| is_one_server(*ip)).min()?;
         let address = SocketAddr::new(ip, service.port);
+        let name = name::from_target(dns.prefix.as_deref(), &service.target, service.port);
         (service.port != 0).then(|| DiscoveredBackend {
-            name: name::from_target(dns.prefix.as_deref(), &service.target, service.port),
-            address: address.into(),
             weight: Some(weight(service.weight, heaviest)),
             backup: Some(service.priority) != primary,
+            ..DiscoveredBackend::new(name, address.into())
         })
     };
     services.iter().filter_map(found).collect()

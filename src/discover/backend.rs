@@ -1,5 +1,5 @@
 //! Owns: a backend as a source describes it.
-//! Invariant: it says what the source says, and nothing of health or sessions.
+//! Invariant: it says what the source says, and nothing of probes or sessions.
 //! Must not know: DNS, files, or what becomes of the backend.
 
 use crate::net::Address;
@@ -15,4 +15,18 @@ pub struct DiscoveredBackend {
     pub weight: Option<u32>,
     /// Whether it gets new sessions only when no other backend can take them.
     pub backup: bool,
+    /// What tells it from an earlier server of the same name, if the source says more than its address.
+    pub identity: Option<String>,
+    /// Whether the source says that it serves.
+    pub is_serving: bool,
+    /// Whether the source says that it is about to end.
+    pub is_leaving: bool,
+}
+
+impl DiscoveredBackend {
+    /// Makes a backend that serves, of which the source says nothing else.
+    pub fn new(name: String, address: Address) -> DiscoveredBackend {
+        let (weight, backup, identity) = (None, false, None);
+        DiscoveredBackend { name, address, weight, backup, identity, is_serving: true, is_leaving: false }
+    }
 }

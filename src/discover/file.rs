@@ -71,7 +71,7 @@ fn backend(words: &[&str]) -> Result<DiscoveredBackend, &'static str> {
         Some(weight) => Some(weight.parse().ok().filter(|weight| *weight <= MAX_WEIGHT).ok_or(HOW)?),
         None => None,
     };
-    Ok(DiscoveredBackend { name: (*name).into(), address, weight, backup })
+    Ok(DiscoveredBackend { weight, backup, ..DiscoveredBackend::new((*name).into(), address) })
 }
 
 #[cfg(test)]

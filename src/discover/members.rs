@@ -24,6 +24,12 @@ pub struct Now {
     pub unix: u64,
 }
 
+impl Now {
+    fn unix_millis(self) -> u64 {
+        self.unix.saturating_mul(1000)
+    }
+}
+
 /// The addresses of this Linchpin. A backend at one of them would send requests in a circle; at the admin listener, it
 /// would open that to everyone.
 #[derive(Debug, Default)]
@@ -58,6 +64,9 @@ pub struct Members {
 struct SourceBackends {
     settings: Settings,
     found: Vec<DiscoveredBackend>,
+    /// When each backend that the source says is leaving was first said to be, in milliseconds since the Unix epoch. By
+    /// its identity, or its name if it has none.
+    leaving_since: HashMap<String, u64>,
 }
 
 /// A backend that no source finds any more, until its drain ends.
@@ -70,11 +79,10 @@ struct Leaving {
 impl Members {
     /// Makes the members of a pool whose sources have found nothing yet.
     pub fn new(configured: Vec<backend::Settings>, sources: &[Settings]) -> Members {
-        let source = |settings: &Settings| SourceBackends { settings: settings.clone(), found: Vec::new() };
         Members {
             own_addresses: Arc::default(),
             configured,
-            sources: sources.iter().map(source).collect(),
+            sources: sources.iter().map(SourceBackends::new).collect(),
             leaving: BTreeMap::new(),
             since: HashMap::new(),
             ended: HashMap::new(),
@@ -87,7 +95,7 @@ impl Members {
             settings.since = self.since.get(&settings.name).copied().unwrap_or_default();
             settings
         };
-        let found = self.found().into_iter().map(|(settings, found)| settings_of(settings, found)).map(since);
+        let found = self.found().into_iter().map(|(source, found)| source.settings_of(found)).map(since);
         let leaving = self.leaving.values().map(|leaving| leaving.settings.clone()).map(since);
         self.configured.iter().cloned().chain(found).chain(leaving).collect()
     }
@@ -103,7 +111,7 @@ impl Members {
     ) -> Vec<String> {
         let (before, drains) = (self.by_name(), self.drains());
         if let Some(backends) = self.sources.get_mut(source) {
-            backends.found = found;
+            backends.set(found, now);
         }
         self.own_addresses = Arc::clone(own_addresses);
         let after = self.by_name();
@@ -121,8 +129,10 @@ impl Members {
         let mut known = std::mem::take(&mut self.sources);
         let source = |settings: &Settings| {
             let same = known.iter().position(|known| known.settings.source == settings.source);
-            let found = same.map(|at| known.swap_remove(at).found).unwrap_or_default();
-            SourceBackends { settings: settings.clone(), found }
+            match same.map(|at| known.swap_remove(at)) {
+                Some(known) => SourceBackends { settings: settings.clone(), ..known },
+                None => SourceBackends::new(settings),
+            }
         };
         self.sources = sources.iter().map(source).collect();
         self.configured = configured;
@@ -138,7 +148,7 @@ impl Members {
 
     /// How long each discovered backend drains when it is no longer found.
     fn drains(&self) -> HashMap<String, Duration> {
-        self.found().iter().map(|(settings, found)| (found.name.clone(), settings.drain)).collect()
+        self.found().iter().map(|(source, found)| (found.name.clone(), source.settings.drain_of_missing())).collect()
     }
 
     fn begin_and_end_incarnations(
@@ -150,14 +160,14 @@ impl Members {
     ) {
         for (name, was) in before {
             match after.get(name) {
-                Some(is) if is.address == was.address => {}
-                Some(_) => self.end_incarnation(name, &was.address, now),
+                Some(is) if is.is_same_server(was) => {}
+                Some(_) => self.end_incarnation(was, now),
                 None => self.begin_drain(was, drains.get(name).copied().unwrap_or_default(), now),
             }
         }
         for (name, is) in after {
-            if before.get(name).is_none_or(|was| was.address != is.address) {
-                self.begin_incarnation(name, &is.address, now);
+            if before.get(name).is_none_or(|was| !was.is_same_server(is)) {
+                self.begin_incarnation(is, now);
             }
         }
         // Another name has the address now: the server that drained there is gone.
@@ -176,11 +186,11 @@ impl Members {
     }
 
     /// Lists the discovered backends that are members: of several with one name or address, the first is.
-    fn found(&self) -> Vec<(&Settings, &DiscoveredBackend)> {
+    fn found(&self) -> Vec<(&SourceBackends, &DiscoveredBackend)> {
         let mut names: HashSet<&str> = self.configured.iter().map(|settings| settings.name.as_str()).collect();
         let configured = self.configured.iter().map(|settings| &settings.address);
         let mut addresses: HashSet<&Address> = configured.collect();
-        let all = self.sources.iter().flat_map(|source| source.found.iter().map(|found| (&source.settings, found)));
+        let all = self.sources.iter().flat_map(|source| source.found.iter().map(move |found| (source, found)));
         all.filter(|(_, found)| {
             let is_free = !names.contains(found.name.as_str()) && !addresses.contains(&found.address);
             is_free
@@ -192,40 +202,41 @@ impl Members {
     }
 
     fn by_name(&self) -> HashMap<String, backend::Settings> {
-        let named =
-            |(settings, found): (&Settings, &DiscoveredBackend)| (found.name.clone(), settings_of(settings, found));
-        self.found().into_iter().map(named).collect()
+        self.found().into_iter().map(|(source, found)| (found.name.clone(), source.settings_of(found))).collect()
     }
 
     /// Begins to drain a backend that is no longer found. It may be absent for a moment only, and keeps its sessions.
     fn begin_drain(&mut self, settings: &backend::Settings, drain: Duration, now: Now) {
         let length = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
-        let leaves_at = now.unix.saturating_mul(1000).saturating_add(length);
+        let leaves_at = Some(now.unix_millis().saturating_add(length));
         let settings = backend::Settings { leaving: true, leaves_at, ..settings.clone() };
         self.leaving.insert(settings.name.clone(), Leaving { settings, until: now.at + drain });
     }
 
-    /// Begins the incarnation of a name at this address, or goes on with the one that was only draining.
-    fn begin_incarnation(&mut self, name: &str, address: &Address, now: Now) {
-        match self.leaving.remove(name) {
-            Some(leaving) if leaving.settings.address == *address => return,
-            Some(leaving) => self.end_incarnation(name, &leaving.settings.address, now),
+    /// Begins the incarnation of a name, or goes on with the one that was only draining.
+    fn begin_incarnation(&mut self, is: &backend::Settings, now: Now) {
+        match self.leaving.remove(&is.name) {
+            Some(leaving) if leaving.settings.is_same_server(is) => return,
+            Some(leaving) => self.end_incarnation(&leaving.settings, now),
             None => {}
         }
-        if let Some(ended) = self.ended.remove(&(name.to_owned(), address.clone())) {
-            self.since.insert(name.to_owned(), midpoint(ended, now.unix));
+        if let Some(ended) = self.ended.remove(&(is.name.clone(), is.address.clone())) {
+            self.since.insert(is.name.clone(), midpoint(ended, now.unix));
         }
     }
 
-    /// Ends the incarnation of a name at this address.
-    fn end_incarnation(&mut self, name: &str, address: &Address, now: Now) {
-        self.since.remove(name);
+    /// Ends the incarnation of a name. Pins tell those that have an identity by that, and need no time.
+    fn end_incarnation(&mut self, was: &backend::Settings, now: Now) {
+        self.since.remove(&was.name);
+        if was.identity.is_some() {
+            return;
+        }
         if self.ended.len() >= MAX_ENDED
             && let Some(oldest) = self.ended.iter().min_by_key(|(_, ended)| **ended).map(|(key, _)| key.clone())
         {
             self.ended.remove(&oldest);
         }
-        self.ended.insert((name.to_owned(), address.clone()), now.unix);
+        self.ended.insert((was.name.clone(), was.address.clone()), now.unix);
     }
 
     fn remove_leaving(&mut self, now: Now, goes: impl Fn(&Leaving) -> bool) -> bool {
@@ -233,7 +244,7 @@ impl Members {
             self.leaving.iter().filter(|(_, leaving)| goes(leaving)).map(|(name, _)| name.clone()).collect();
         for name in &ended {
             if let Some(leaving) = self.leaving.remove(name) {
-                self.end_incarnation(name, &leaving.settings.address, now);
+                self.end_incarnation(&leaving.settings, now);
             }
         }
         !ended.is_empty()
@@ -247,27 +258,56 @@ fn midpoint(ended: u64, began: u64) -> u64 {
     ended + began.saturating_sub(ended).div_ceil(2)
 }
 
-fn settings_of(source: &Settings, found: &DiscoveredBackend) -> backend::Settings {
-    backend::Settings {
-        weight: found.weight.unwrap_or(source.weight),
-        backup: found.backup,
-        max_requests: source.max_requests,
-        max_sessions: source.max_sessions,
-        group: source.group.clone(),
-        ..backend::Settings::new(&found.name, found.address.clone())
+impl SourceBackends {
+    fn new(settings: &Settings) -> SourceBackends {
+        SourceBackends { settings: settings.clone(), found: Vec::new(), leaving_since: HashMap::new() }
     }
+
+    fn set(&mut self, found: Vec<DiscoveredBackend>, now: Now) {
+        let known = std::mem::take(&mut self.leaving_since);
+        let since = |found: &DiscoveredBackend| {
+            let key = leaving_key(found);
+            (key.to_owned(), known.get(key).copied().unwrap_or_else(|| now.unix_millis()))
+        };
+        self.leaving_since = found.iter().filter(|found| found.is_leaving).map(since).collect();
+        self.found = found;
+    }
+
+    fn settings_of(&self, found: &DiscoveredBackend) -> backend::Settings {
+        let source = &self.settings;
+        let leaves_at = || {
+            let (since, drain) = (self.leaving_since.get(leaving_key(found))?, source.drain?);
+            Some(since.saturating_add(u64::try_from(drain.as_millis()).unwrap_or(u64::MAX)))
+        };
+        backend::Settings {
+            weight: found.weight.unwrap_or(source.weight),
+            backup: found.backup,
+            max_requests: source.max_requests,
+            max_sessions: source.max_sessions,
+            group: source.group.clone(),
+            identity: found.identity.clone(),
+            reported_down: !found.is_serving,
+            leaving: found.is_leaving,
+            leaves_at: found.is_leaving.then(leaves_at).flatten(),
+            ..backend::Settings::new(&found.name, found.address.clone())
+        }
+    }
+}
+
+fn leaving_key(found: &DiscoveredBackend) -> &str {
+    found.identity.as_deref().unwrap_or(&found.name)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::Source;
+    use super::super::settings::{Kubernetes, PodPort, Source};
     use super::*;
 
     const DRAIN: Duration = Duration::from_secs(100);
 
     fn members(configured: &[(&str, &str)], sources: usize) -> Members {
         let configured = configured.iter().map(|(name, at)| backend::Settings::new(name, at.parse().unwrap()));
-        let source = Settings { drain: DRAIN, ..Settings::new(Source::File("x".into())) };
+        let source = Settings { drain: Some(DRAIN), ..Settings::new(Source::File("x".into())) };
         Members::new(configured.collect(), &vec![source; sources])
     }
 
@@ -277,12 +317,7 @@ mod tests {
     }
 
     fn found(all: &[(&str, &str)]) -> Vec<DiscoveredBackend> {
-        let found = |(name, at): &(&str, &str)| DiscoveredBackend {
-            name: (*name).into(),
-            address: at.parse().unwrap(),
-            weight: None,
-            backup: false,
-        };
+        let found = |(name, at): &(&str, &str)| DiscoveredBackend::new((*name).into(), at.parse().unwrap());
         all.iter().map(found).collect()
     }
 
@@ -350,6 +385,47 @@ mod tests {
         members.update(0, Vec::new(), &own_addresses(), clock.at(30));
         members.update(0, found(&[("web-0", "10.0.0.2:80")]), &own_addresses(), clock.at(40));
         assert_eq!(since(&members, "web-0"), 1030);
+    }
+
+    fn pods(drain: Option<Duration>) -> Members {
+        let (namespace, service, port) = ("shop".into(), "web".into(), PodPort::Only);
+        let of_pod = Kubernetes { namespace, service, port, api_server: None, token_file: None, authorities: None };
+        Members::new(Vec::new(), &[Settings { drain, ..Settings::new(Source::Kubernetes(of_pod)) }])
+    }
+
+    fn pod(name: &str, uid: &str, at: &str) -> DiscoveredBackend {
+        DiscoveredBackend { identity: Some(uid.into()), ..DiscoveredBackend::new(name.into(), at.parse().unwrap()) }
+    }
+
+    #[test]
+    fn a_pod_leaves_while_it_terminates_and_is_removed_at_once_when_it_is_gone() {
+        for (drain, leaves_at) in [(None, None), (Some(DRAIN), Some(1_110_000))] {
+            let (mut members, clock) = (pods(drain), Clock(Instant::now()));
+            let (a, b) = (pod("web-0", "u0", "10.0.0.1:80"), pod("web-1", "u1", "10.0.0.2:80"));
+            members.update(0, vec![a.clone(), b.clone()], &own_addresses(), clock.at(0));
+            let leaving = DiscoveredBackend { is_leaving: true, ..a.clone() };
+            for later in [10, 20] {
+                members.update(0, vec![leaving.clone(), b.clone()], &own_addresses(), clock.at(later));
+                let all = members.settings();
+                assert_eq!((all[0].leaving, all[0].leaves_at, all[1].leaving), (true, leaves_at, false));
+            }
+            let down = DiscoveredBackend { is_serving: false, ..leaving };
+            members.update(0, vec![down, b.clone()], &own_addresses(), clock.at(30));
+            assert!(members.settings()[0].reported_down);
+            members.update(0, vec![b], &own_addresses(), clock.at(40));
+            assert_eq!(listed(&members), ["web-1 10.0.0.2:80"]);
+        }
+    }
+
+    #[test]
+    fn pods_of_one_name_are_known_by_their_uids_and_not_by_time() {
+        let (mut members, clock) = (pods(None), Clock(Instant::now()));
+        for (at, uid) in [(0, "first"), (10, "second"), (20, "first")] {
+            members.update(0, vec![pod("web-0", uid, "10.0.0.1:80")], &own_addresses(), clock.at(at));
+            let settings = members.settings().remove(0);
+            assert_eq!((settings.identity.as_deref(), settings.since), (Some(uid), 0));
+        }
+        assert!(members.ended.is_empty() && members.leaving.is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Owns: the names of backends that DNS finds.
+//! Owns: the names of backends that DNS and Kubernetes find.
 //! Invariant: a server has the same name in every Linchpin and after every answer; two servers never share a name.
 //! Must not know: who asks, or what else is known of the backend.
 
@@ -19,6 +19,11 @@ pub(super) fn from_address(prefix: &str, address: SocketAddr) -> String {
 pub(super) fn from_target(prefix: Option<&str>, target: &str, port: u16) -> String {
     let target = target.trim_end_matches('.').to_ascii_lowercase();
     sanitized(&prefix.map_or_else(|| format!("{target}-{port}"), |prefix| format!("{prefix}-{target}-{port}")))
+}
+
+/// Names a server as its source names it.
+pub(super) fn from_source(name: &str) -> String {
+    sanitized(name)
 }
 
 /// Replaces invalid characters, and cuts the name; a hash of the whole name then keeps it unique.

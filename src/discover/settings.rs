@@ -21,8 +21,9 @@ pub struct Settings {
     pub group: Option<String>,
     /// The number of backends to accept at most.
     pub max_backends: usize,
-    /// How long a backend that is no longer found drains.
-    pub drain: Duration,
+    /// How long a backend drains that is no longer found, or in Kubernetes one that terminates. `None` for the default of
+    /// the source: [`Settings::DRAIN`], and in Kubernetes for as long as it serves.
+    pub drain: Option<Duration>,
 }
 
 /// Where to find backends.
@@ -32,6 +33,45 @@ pub enum Source {
     Dns(Dns),
     /// A file with one backend a line.
     File(PathBuf),
+    /// The pods of a Service.
+    Kubernetes(Kubernetes),
+}
+
+/// The keys that belong to `kubernetes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The namespace of the Service.
+    pub namespace: String,
+    /// The name of the Service.
+    pub service: String,
+    /// The port of the pods.
+    pub port: PodPort,
+    /// Where the API server is; as the environment of a pod says if not set.
+    pub api_server: Option<ApiServer>,
+    /// The file of the bearer token; that of the pod's service account if not set.
+    pub token_file: Option<PathBuf>,
+    /// The file of the authorities that issue the API server's certificate; that of the service account if not set.
+    pub authorities: Option<PathBuf>,
+}
+
+/// The key `port` with `kubernetes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodPort {
+    /// The only port of the Service.
+    Only,
+    /// The port of the Service that has this name.
+    Named(String),
+    /// This port of each pod, whatever the Service says.
+    Number(u16),
+}
+
+/// Where the API server of a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiServer {
+    /// Its host name or IP address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
 }
 
 /// The keys that belong to `dns`.
@@ -80,6 +120,9 @@ impl Default for RefreshInterval {
 }
 
 impl Settings {
+    /// How long a backend drains that is no longer found, by default.
+    pub const DRAIN: Duration = Duration::from_secs(300);
+
     /// Makes the default settings of a source.
     pub fn new(source: Source) -> Settings {
         Settings {
@@ -89,7 +132,7 @@ impl Settings {
             max_sessions: None,
             group: None,
             max_backends: 1000,
-            drain: Duration::from_secs(300),
+            drain: None,
         }
     }
 
@@ -97,7 +140,15 @@ impl Settings {
     pub fn refresh_interval(&self) -> RefreshInterval {
         match &self.source {
             Source::Dns(dns) => dns.refresh_interval,
-            Source::File(_) => RefreshInterval::default(),
+            Source::File(_) | Source::Kubernetes(_) => RefreshInterval::default(),
+        }
+    }
+
+    /// Returns how long a backend drains that is no longer found. A pod that is no longer found has ended.
+    pub(super) fn drain_of_missing(&self) -> Duration {
+        match self.source {
+            Source::Dns(_) | Source::File(_) => self.drain.unwrap_or(Settings::DRAIN),
+            Source::Kubernetes(_) => Duration::ZERO,
         }
     }
 }
@@ -108,6 +159,7 @@ impl std::fmt::Display for Source {
         match self {
             Source::Dns(dns) => f.write_str(&dns.name),
             Source::File(path) => path.display().fmt(f),
+            Source::Kubernetes(Kubernetes { namespace, service, .. }) => write!(f, "{namespace}/{service}"),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Must not know: what becomes of the backends.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::backend::DiscoveredBackend;
-use super::settings::{Settings, Source};
+use super::kubernetes::Follower;
+use super::settings::{Kubernetes, Settings, Source};
 use super::source_status::SourceStatus;
 use super::trust::{LookupResult, SourceEvent, Trust};
 use super::{answer, dns, file};
@@ -56,6 +58,7 @@ pub async fn watch(
             }
         }
         Source::File(path) => watcher.watch_file(path).await,
+        Source::Kubernetes(settings) => watcher.follow_service(settings).await,
     }
 }
 
@@ -120,6 +123,36 @@ impl SourceWatcher<'_> {
             self.status.doubted("the source has no backend, which is not believed yet");
         }
         Some(judgement.again)
+    }
+
+    /// Follows a Service. The API server says by itself what has changed: only after a failure is it asked again, and an
+    /// empty answer that is not believed is judged again if no other one comes.
+    async fn follow_service(&mut self, settings: &Kubernetes) {
+        let mut follower = Follower::new(settings);
+        let (mut last, mut again) = (None, Duration::ZERO);
+        loop {
+            if matches!(last, Some(LookupResult::Failed(_))) {
+                sleep(again).await;
+                last = None;
+            }
+            let mut next = pin!(follower.next());
+            let result = loop {
+                let doubted = last.as_ref().filter(|_| !self.trust.is_settled());
+                let Some(answer) = doubted else { break next.await };
+                match timeout(again, &mut next).await {
+                    Ok(result) => break result,
+                    Err(_) => match self.judge(answer.clone()).await {
+                        Some(pause) => again = pause,
+                        None => return,
+                    },
+                }
+            };
+            last = Some(result.clone());
+            match self.judge(result).await {
+                Some(pause) => again = pause,
+                None => return,
+            }
+        }
     }
 
     fn publish(&self, event: &SourceEvent) {

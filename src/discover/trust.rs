@@ -120,12 +120,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn some(count: usize) -> Vec<DiscoveredBackend> {
-        let found = |index: usize| DiscoveredBackend {
-            name: format!("b{index}"),
-            address: ([10, 0, 0, 1], index as u16 + 1).into(),
-            weight: None,
-            backup: false,
-        };
+        let found =
+            |index: usize| DiscoveredBackend::new(format!("b{index}"), ([10, 0, 0, 1], index as u16 + 1).into());
         (0..count).map(found).collect()
     }
 

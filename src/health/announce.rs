@@ -14,9 +14,9 @@ use crate::pool::{AdminState, Health, Pool};
 const MAX_LINES: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Logs and publishes a change of health of the backend at `index`. `by` is what it was observed by: probes, requests or
-/// time.
-pub(super) fn announce(pool: &Pool, index: usize, change: HealthChange, by: &'static str) {
+/// Logs and publishes a change of health of the backend at `index`. `by` is what it was observed by: probes, requests,
+/// its source or time.
+pub fn announce(pool: &Pool, index: usize, change: HealthChange, by: &'static str) {
     publish(pool, index, change, by);
     let Some(suppressed) = pool.health_tracker().log_limiter().take(clock::unix(), WINDOW, MAX_LINES) else { return };
     if suppressed > 0 {
@@ -42,6 +42,11 @@ pub(super) fn announce(pool: &Pool, index: usize, change: HealthChange, by: &'st
             return;
         }
         HealthChange::KeptFailing => "backend fails, and is kept: the pool cannot spare it",
+        // Nothing has failed: a server that starts or ends says so.
+        HealthChange::Changed { .. } if history.is_reported_down && remaining > 0 => {
+            tracing::info!(pool, backend, reason, by, remaining, of, %since, "backend is down");
+            return;
+        }
         HealthChange::Changed { to: Health::Ejected, .. } => "backend is ejected",
         HealthChange::Changed { .. } if history.was_well => "backend is down",
         HealthChange::Changed { .. } => "backend was never up",

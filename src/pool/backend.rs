@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::admission::AdminState;
+use super::hash::stable_hash;
 use super::live::Live;
 use super::merge::{KeyValues, Merged, merge};
 use crate::net::Address;
@@ -32,8 +33,14 @@ pub struct Settings {
     pub max_sessions: Option<u32>,
     /// No source lists it any more: it gets no new session, whatever the operator has set.
     pub leaving: bool,
-    /// When it is removed, if it is leaving: in milliseconds since the Unix epoch.
-    pub leaves_at: u64,
+    /// When its last sessions leave, if it is leaving: in milliseconds since the Unix epoch. `None` if they stay for as
+    /// long as it serves.
+    pub leaves_at: Option<u64>,
+    /// Its source says that it does not serve.
+    pub reported_down: bool,
+    /// What its source tells it by from an earlier server of the same name, such as the uid of a pod. Its address if not
+    /// set.
+    pub identity: Option<String>,
     /// The name of a group of servers. Its sessions prefer another one of its group when it is lost or drains.
     pub group: Option<String>,
     /// Since when the name means this server, in seconds since the Unix epoch: an older pin belongs to another server
@@ -57,11 +64,27 @@ impl Settings {
             max_requests: None,
             max_sessions: None,
             leaving: false,
-            leaves_at: 0,
+            leaves_at: None,
+            reported_down: false,
+            identity: None,
             group: None,
             since: 0,
             connection_tag: 0,
         }
+    }
+
+    /// Returns what identifies this server among all that have its name, the same in every Linchpin
+    /// ([`Backend::incarnation`]).
+    pub(super) fn incarnation(&self) -> u64 {
+        match &self.identity {
+            Some(identity) => stable_hash(identity.as_bytes()),
+            None => stable_hash(self.address.to_string().as_bytes()),
+        }
+    }
+
+    /// Returns whether both mean the same server.
+    pub fn is_same_server(&self, other: &Settings) -> bool {
+        self.name == other.name && self.address == other.address && self.identity == other.identity
     }
 }
 
@@ -94,8 +117,9 @@ impl Backend {
         &self.address
     }
 
-    /// Identifies one life of its address. It is the same in every Linchpin with the same configuration, and changes
-    /// when the name gets another address: a pin never follows a name to a different server.
+    /// Identifies one server that has its name: one life of its address, or what its source tells servers by. It is the
+    /// same in every Linchpin with the same configuration, and changes when the name gets another address or identity: a
+    /// pin never follows a name to a different server.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }

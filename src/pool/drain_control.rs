@@ -51,20 +51,18 @@ impl Live {
         }
     }
 
-    /// Follows what the sources say: a backend that none lists drains until `leaves`, in milliseconds since the Unix
-    /// epoch.
-    pub(super) fn follow_sources(self: &Arc<Self>, leaves: Option<u64>, now: u64) {
+    /// Follows what the sources say: a backend that is leaving drains until `leaves_at`, in milliseconds since the Unix
+    /// epoch, or for as long as it is a member.
+    pub(super) fn follow_sources(self: &Arc<Self>, leaving: bool, leaves_at: Option<u64>, now: u64) {
         let was_leaving = self.is_leaving();
-        self.set_leaving(leaves.is_some());
-        match leaves {
-            Some(leaves) if !was_leaving && !self.draining().is_running() => {
-                let order =
-                    DrainOrder { deadline: Some(leaves.saturating_sub(now)), idle: DrainOrder::IDLE, then: None };
-                // They are counted at once.
-                self.draining().begin(Drain::begin(order, DrainCause::Leaving, self.wanted(), 0, now));
-            }
-            Some(_) => {}
-            None => drop(self.draining().cancel(DrainCause::Leaving, now)),
+        self.set_leaving(leaving);
+        if !leaving {
+            self.draining().cancel(DrainCause::Leaving, now);
+        } else if !was_leaving && !self.draining().is_running() {
+            let deadline = leaves_at.map(|leaves_at| leaves_at.saturating_sub(now));
+            let order = DrainOrder { deadline, idle: DrainOrder::IDLE, then: None };
+            // They are counted at once.
+            self.draining().begin(Drain::begin(order, DrainCause::Leaving, self.wanted(), 0, now));
         }
     }
 }

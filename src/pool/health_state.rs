@@ -1,5 +1,5 @@
 //! Owns: the state machine of a backend's health: rise and fall of its probes, and ejection for failed requests.
-//! Invariant: probes and requests are judged separately, and a backend is up only if both say so; time is an argument.
+//! Invariant: probes, requests and the source are judged separately; a backend is up only if all say so; time is an argument.
 //! Must not know: sockets, timers, or what acts on the verdict.
 
 use std::fmt;
@@ -45,7 +45,7 @@ impl Default for Settings {
 pub enum Health {
     /// It serves.
     Up,
-    /// Its probes fail.
+    /// Its probes fail, or its source says that it does not serve.
     Down,
     /// Its probes pass or there are none, but consecutive requests failed on it.
     Ejected,
@@ -101,6 +101,8 @@ impl fmt::Display for FailureRun {
 pub struct HealthState {
     probes: Probes,
     requests: Requests,
+    /// Its source says that it does not serve.
+    reported_down: bool,
 }
 
 /// The state of its probes. `alive` is `None` before the first probe: the backend counts as up.
@@ -168,6 +170,8 @@ impl HealthState {
             // The first probe decides alone whether it is up, as at any start.
             probes: Probes { alive: is_down.then_some(false), against: 0 },
             requests: Requests { ejections, until, is_unreachable, ..Requests::default() },
+            // Its source says it again.
+            reported_down: false,
         }
     }
 
@@ -211,6 +215,19 @@ impl HealthState {
                 }
             }
         }
+    }
+
+    /// Enters whether its source says that it does not serve. One that serves again counts as restarted: failures of
+    /// requests before that are forgotten.
+    pub fn reported(&mut self, is_down: bool) {
+        if std::mem::replace(&mut self.reported_down, is_down) && !is_down {
+            self.requests = Requests::default();
+        }
+    }
+
+    /// Returns whether its source says that it does not serve.
+    pub fn is_reported_down(&self) -> bool {
+        self.reported_down
     }
 
     /// Forgets what probes have shown, since there are none any more: only they could show that the backend is back.
@@ -303,7 +320,7 @@ impl HealthState {
 
     /// Returns the verdict at `now`.
     pub fn health(&self, now: Instant) -> Health {
-        if self.probes.alive == Some(false) {
+        if self.reported_down || self.probes.alive == Some(false) {
             Health::Down
         } else if self.requests.is_ejected(now) {
             Health::Ejected

@@ -65,6 +65,8 @@ pub struct BackendFailure {
 /// Why a backend is down or ejected, or kept though its requests fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthReason {
+    /// Its source says that it does not serve.
+    Reported,
     /// Its probes fail, the last one for this reason.
     Probes(Reason),
     /// Consecutive requests failed on it, the last one for this reason.
@@ -74,6 +76,7 @@ pub enum HealthReason {
 impl fmt::Display for HealthReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            HealthReason::Reported => f.write_str("not ready, says its source"),
             HealthReason::Probes(reason) => reason.fmt(f),
             HealthReason::Requests(run, reason) => write!(f, "{run}: {reason}"),
         }
@@ -107,6 +110,8 @@ pub struct History {
     pub was_well: bool,
     /// Its requests fail, and it is kept, since the pool can't spare it.
     pub is_kept: bool,
+    /// Its source says that it does not serve.
+    pub is_reported_down: bool,
     /// Why it is not up, or why it is reported as kept.
     pub why: Option<HealthReason>,
     /// The last probe, and when it ended.
@@ -128,6 +133,7 @@ impl History {
             since: now,
             was_well: false,
             is_kept: false,
+            is_reported_down: false,
             why: None,
             last_check: None,
             last_failure: None,
@@ -169,6 +175,7 @@ impl History {
         let of_requests = || run.zip(last).map(|(run, reason)| HealthReason::Requests(run, reason));
         let is_new = from != to;
         match to {
+            Health::Down if self.is_reported_down => self.why = Some(HealthReason::Reported),
             Health::Down => {
                 if let Some((_, ProbeResult { result: Err(reason), .. })) = self.last_check {
                     self.why = Some(HealthReason::Probes(reason));

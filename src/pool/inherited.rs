@@ -35,6 +35,8 @@ pub struct BackendState {
     pub name: String,
     /// Its address as the configuration writes it.
     pub address: String,
+    /// Its incarnation; 0 from a process that says nothing of it.
+    pub incarnation: u64,
     /// Its weight in the file, and in use.
     pub weight: Option<(u32, u32)>,
     /// Its admin state in the file, and in use.
@@ -142,6 +144,7 @@ impl BackendState {
     /// Returns whether the state is that of the server which these settings mean.
     pub(super) fn is_of(&self, settings: &backend::Settings) -> bool {
         self.address == settings.address.to_string()
+            && (self.incarnation == 0 || self.incarnation == settings.incarnation())
     }
 
     /// Has a backend go on with the operator's drain and with its slow start, unless the new file has changed its state.
@@ -189,6 +192,7 @@ impl Pool {
             BackendState {
                 name: backend.name().to_string(),
                 address: backend.address().to_string(),
+                incarnation: backend.incarnation(),
                 weight: Some((backend.configured_weight(), live.weight())),
                 state: Some((backend.configured_state().as_str().into(), live.wanted().as_str().into())),
                 since: backend.since,
@@ -387,7 +391,7 @@ mod tests {
             is_down: bool, ejected_for in proptest::option::of(any::<u64>()), ejections: u32,
         ) {
             let backend = |name: &String| BackendState {
-                name: name.clone(), address: "unix:/a".into(), weight: Some(weight), since, is_down, ejected_for, ejections,
+                name: name.clone(), address: "unix:/a".into(), incarnation: since, weight: Some(weight), since, is_down, ejected_for, ejections,
                 state: Some(("ready".into(), "drain".into())), is_unreachable: !is_down, asks_for_drain: is_down, served: ejected_for,
                 drain: ejected_for.map(|at| DrainState { deadline: Some(at), idle: since, then: None, begun: at, before: "ready".into(), sessions: since, end: Some(("drained".into(), at, 0)) }),
             };

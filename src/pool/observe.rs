@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::backend_set::Pool;
-use super::health_state::{self, FailedRequest, Health};
+use super::health_state::{self, FailedRequest, Health, HealthState};
 use super::history::{HealthChange, ProbeResult};
 use super::live::Live;
 use crate::clock;
@@ -26,6 +26,11 @@ pub enum Observation {
     Time,
     /// It is not probed any more.
     ProbesEnded,
+    /// Its source says that it does not serve, or that it serves.
+    Reported {
+        /// It does not serve.
+        is_down: bool,
+    },
 }
 
 #[cfg(test)]
@@ -63,6 +68,7 @@ impl Pool {
             Observation::Success => health_state.succeeded(now),
             Observation::Reached => health_state.reached(now),
             Observation::ProbesEnded => health_state.forget_probes(),
+            Observation::Reported { is_down } => health_state.reported(is_down),
             Observation::Time => {}
         }
         let to = health_state.health(now);
@@ -78,6 +84,7 @@ impl Pool {
                 Observation::Probe(check) => history.checked(check, at),
                 Observation::Failure(_, reason) => history.failed(reason, at),
                 Observation::Success | Observation::Reached => history.was_well = true,
+                Observation::Reported { is_down } => history.is_reported_down = is_down,
                 Observation::Time | Observation::ProbesEnded => {}
             }
             history.judged((from, to), health_state.run(), health_state.is_kept(), at)
@@ -95,6 +102,13 @@ impl Pool {
             _ => {}
         }
         change
+    }
+
+    /// Enters whether a backend's source says that it does not serve, if it said something else before.
+    pub(super) fn report(&self, index: usize, is_down: bool, now: Instant) -> Option<HealthChange> {
+        let id = self.backend(index).live().id();
+        let was_down = self.health_tracker().lock().get(&id).is_some_and(HealthState::is_reported_down);
+        (was_down != is_down).then(|| self.observe(index, Observation::Reported { is_down }, now)).flatten()
     }
 
     /// Counts the backends other than the one at `index` for which `are` holds.

@@ -11,6 +11,7 @@ use super::backend_set::{Pool, Settings};
 use super::capacity_queue::CapacityQueue;
 use super::hash::{mix, stable_hash};
 use super::health_tracker::{BackendDownNotifier, HealthTracker};
+use super::history::HealthChange;
 use super::inherited::{BackendState, InheritedBackends};
 use super::live::Live;
 use super::waiting::PoolWaiterNotifier;
@@ -35,7 +36,12 @@ pub struct Reconciler {
     pools: HashMap<String, (Settings, Arc<Pool>)>,
     /// What a process before this one has handed over.
     inherited: InheritedBackends,
+    /// The backends whose health has changed because their sources say so, and that nobody has been told of.
+    reported: Vec<ReportedChange>,
 }
+
+/// A change of health that a source has reported: the pool, the position of the backend in it, and the change.
+pub type ReportedChange = (Arc<Pool>, usize, HealthChange);
 
 #[derive(Debug)]
 struct Free {
@@ -62,7 +68,13 @@ impl Reconciler {
             events,
             pools: HashMap::new(),
             inherited: InheritedBackends::default(),
+            reported: Vec::new(),
         }
+    }
+
+    /// Takes the changes of health that sources have reported, to announce them.
+    pub fn take_reported(&mut self) -> Vec<ReportedChange> {
+        std::mem::take(&mut self.reported)
     }
 
     /// Records that the process has started and knows its backends. Those that pools get later start slowly, if the pool
@@ -170,7 +182,13 @@ impl Reconciler {
                 pool.begin_with(index, &state, now);
             }
         }
-        Arc::new(pool)
+        let pool = Arc::new(pool);
+        for (index, backend) in settings.backends.iter().enumerate() {
+            if let Some(change) = pool.report(index, backend.reported_down, now) {
+                self.reported.push((Arc::clone(&pool), index, change));
+            }
+        }
+        pool
     }
 
     fn backend(
@@ -190,7 +208,9 @@ impl Reconciler {
         // A server of the same name and address that began after a gap is another one.
         let since = inherited.filter(|known| known.is_of(settings)).map_or(0, |known| known.since);
         let live = match old {
-            Some(old) if old.address == settings.address => Arc::clone(old.live()),
+            Some(old) if old.address == settings.address && old.incarnation == settings.incarnation() => {
+                Arc::clone(old.live())
+            }
             _ => Arc::new(Live::new(self.id(now), self.threads, state, weight)),
         };
         live.set_pool_queue(queue);
@@ -198,12 +218,12 @@ impl Reconciler {
         if live.wanted() != state {
             live.set_state(state);
         }
-        live.follow_sources(settings.leaving.then_some(settings.leaves_at), clock::unix_millis());
+        live.follow_sources(settings.leaving, settings.leaves_at, clock::unix_millis());
         if let Some(old) = old.filter(|old| !Arc::ptr_eq(old.live(), &live)) {
             live.adopt_drain(old.live());
         }
         live.set_limits(settings.max_requests, settings.max_sessions);
-        let incarnation = stable_hash(settings.address.to_string().as_bytes());
+        let incarnation = settings.incarnation();
         Backend {
             name: settings.name.as_str().into(),
             address: settings.address.clone(),
@@ -254,7 +274,6 @@ pub(crate) fn pool_of(name: &str, backends: impl IntoIterator<Item = backend::Se
 mod tests {
     use super::*;
     use crate::pool::health_state::{self, Health};
-    use crate::pool::history::HealthChange;
     use crate::pool::observe::Observation;
     use crate::pool::{AdminState, Closed};
     use futures_util::FutureExt;
@@ -299,6 +318,51 @@ mod tests {
         // Requests that are still on the old backend say nothing about the new one.
         old.observe(0, FAILURE, Instant::now());
         assert!(!is.awaits_success());
+    }
+
+    #[test]
+    fn a_name_of_another_identity_at_the_same_address_is_a_new_server() {
+        let mut reconciler = Reconciler::new(1);
+        let pod = |uid: &str| backend::Settings { identity: Some(uid.into()), ..backend("a", "127.0.0.1:1") };
+        let old = reconciler.pools(&[settings(vec![pod("first")])]).remove(0);
+        let new = reconciler.pools(&[settings(vec![pod("second")])]).remove(0);
+        assert_ne!(old.backend(0).incarnation(), new.backend(0).incarnation());
+        assert_ne!(old.backend(0).live().id(), new.backend(0).live().id());
+        let elsewhere = backend::Settings { address: "127.0.0.1:2".parse().unwrap(), ..pod("second") };
+        let moved = reconciler.pools(&[settings(vec![elsewhere])]).remove(0);
+        assert_eq!(
+            moved.backend(0).incarnation(),
+            new.backend(0).incarnation(),
+            "its identity says that it is the same"
+        );
+        // What another process hands over is of one identity, too.
+        let mut next = Reconciler::new(1);
+        moved.backend(0).live().set_state(AdminState::Ready);
+        new.observe(0, Observation::probe(false), Instant::now());
+        next.inherit(InheritedBackends::new(vec![new.state(Instant::now())]));
+        let third = next.pools(&[settings(vec![pod("third")])]).remove(0);
+        assert_eq!((new.backend(0).live().health(), third.backend(0).live().health()), (Health::Down, Health::Up));
+    }
+
+    #[test]
+    fn a_backend_that_its_source_reports_down_is_down_before_anyone_uses_it_and_until_it_says_otherwise() {
+        let mut reconciler = Reconciler::new(1);
+        let a = |reported_down| backend::Settings { reported_down, ..backend("a", "127.0.0.1:1") };
+        let pool = reconciler.pools(&[settings(vec![a(true)])]).remove(0);
+        let live = Arc::clone(pool.backend(0).live());
+        assert_eq!((live.health(), reconciler.take_reported().len()), (Health::Down, 1));
+        // Neither probes nor requests know better.
+        pool.observe(0, Observation::probe(true), Instant::now());
+        pool.observe(0, Observation::Success, Instant::now());
+        assert_eq!(live.accepts_existing(), Err(Closed::Down));
+        reconciler.pools(&[settings(vec![a(true)])]);
+        assert!(reconciler.take_reported().is_empty(), "nothing has changed");
+        let pool = reconciler.pools(&[settings(vec![a(false)])]).remove(0);
+        assert_eq!((live.health(), reconciler.take_reported().len()), (Health::Up, 1));
+        pool.observe(0, Observation::probe(false), Instant::now());
+        pool.observe(0, Observation::probe(false), Instant::now());
+        pool.observe(0, Observation::probe(false), Instant::now());
+        assert_eq!(live.health(), Health::Down, "both must say that it is up");
     }
 
     #[test]

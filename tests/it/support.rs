@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod frames;
 pub mod gate;
 pub mod keys;
+pub mod kubernetes;
 pub mod node;
 pub mod process;
 pub mod proxy;
