@@ -22,6 +22,7 @@ mod chains;
 mod checking;
 mod clocks;
 mod commands;
+mod containers;
 mod copies_after_kill;
 mod copies_and_failures;
 mod copies_express;

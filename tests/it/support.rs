@@ -25,6 +25,7 @@ pub mod session_app;
 pub mod survival;
 pub mod tool;
 pub mod upgrades;
+pub mod yaml;
 
 use std::future::Future;
 use std::time::Duration;
