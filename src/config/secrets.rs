@@ -120,7 +120,8 @@ pub(super) fn token(table: &Table<'_>, key: &'static str) -> Option<String> {
 fn read(path: &Path, named_at: &Spanned<String>, table: &Table<'_>) -> Result<String, files::Error> {
     let (text, metadata) = files::read_text_with_metadata(path, MAX_BYTES)?;
     let mode = metadata.permissions().mode();
-    if mode & 0o077 != 0 {
+    // A group may read it: that is how a service gets at keys that only root may write.
+    if mode & 0o027 != 0 {
         let shown = shown(&path.to_string_lossy());
         let problem = format!("other users than the owner have access to {shown} (mode {:03o})", mode & 0o777);
         table.notes().warn(&named_at.span, problem, format!("run: chmod 600 {}", shell_word(path)));
