@@ -76,6 +76,7 @@ mod interim;
 mod key_files;
 mod kubernetes;
 mod least_sessions;
+mod licences;
 mod limits;
 mod listeners;
 mod logs;
