@@ -82,6 +82,7 @@ mod listeners;
 mod logs;
 mod loops;
 mod many_backends;
+mod many_linchpins;
 mod memory;
 mod messages;
 mod metrics;

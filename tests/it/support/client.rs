@@ -55,6 +55,16 @@ impl Client {
         Client { stream, buffer: Vec::new(), pin: None }
     }
 
+    /// Sends a GET on a new connection. Returns `None` if nobody listens, or the connection ends before the response does.
+    pub async fn try_get(address: SocketAddr, pin: Option<&str>) -> Option<Response> {
+        let stream = soon("a connection or its refusal", TcpStream::connect(address)).await.ok()?;
+        let mut client = Client { stream, buffer: Vec::new(), pin: None };
+        let cookie = pin.map_or(String::new(), |pin| format!("cookie: {pin}\r\n"));
+        let head = format!("GET / HTTP/1.1\r\nhost: test\r\n{cookie}connection: close\r\n\r\n");
+        client.stream.write_all(head.as_bytes()).await.ok()?;
+        soon("a response or the end", client.try_response("GET")).await
+    }
+
     /// Returns the address of its own end.
     pub fn local_address(&self) -> SocketAddr {
         self.stream.local_addr().unwrap()
