@@ -157,7 +157,7 @@ def main():
     options = parser.parse_args()
     os.makedirs(options.out, exist_ok=True)
     ending, processes, servers = threading.Event(), {}, {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             for name in [name for names in POOLS.values() for name in names]:
                 processes[name], line = start([options.linchpin, "demo-backend", "--name", name, "--listen", "127.0.0.1:0"])
