@@ -85,7 +85,9 @@ mod tests {
 
     #[test]
     fn no_file_has_what_the_policy_forbids_or_an_address_elsewhere() {
-        for (name, text) in all() {
+        // The name of the namespace of SVG is no address.
+        let without_names = |text: &str| text.replace("\"http://www.w3.org/2000/svg\"", "");
+        for (name, text) in all().map(|(name, text)| (name, without_names(text))) {
             for forbidden in [
                 " style=\"",
                 " onclick=",

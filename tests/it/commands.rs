@@ -11,6 +11,7 @@ const OTHERS: [(&str, &str); 2] = [("src/affinity/seal.rs", "pin"), ("demo/failo
 fn texts() -> impl Iterator<Item = String> {
     let root = ["README", "ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "SECURITY"].map(|name| format!("{name}.md"));
     let folders = ["docs", "config", "demo", "src", "tests/it/import/expected"].into_iter().flat_map(files);
+    let folders = folders.filter(|file| !file.ends_with(".png"));
     root.into_iter().chain(folders).chain(["bench/README.md".into(), "fuzz/README.md".into()])
 }
 

@@ -20,7 +20,7 @@ fn row(backend: &str, inside: &str) -> String {
 }
 
 fn text_of(element: &str) -> String {
-    format!("({element})?.textContent ?? ''")
+    format!("(({element})?.textContent ?? '')")
 }
 
 const LIVE: &str =

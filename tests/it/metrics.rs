@@ -91,7 +91,7 @@ async fn with_traffic(a: &Backend, b: &Backend) -> Proxy {
     let proxy = everything(a, b).start();
     let pin = proxy.get(None).await.pin().unwrap();
     proxy.get(Some(&pin)).await;
-    proxy.get(Some("lp=nonsense")).await;
+    proxy.get(Some("linchpin-app=nonsense")).await;
     proxy.ask("POST", "/api/v1/pools/app/backends/a/drain", r#"{"deadline":"10m"}"#).await;
     until("a probe", async || proxy.live("a").history().passed_checks > 0).await;
     proxy
@@ -233,9 +233,9 @@ async fn alerts_and_grafana_dashboard_ask_only_for_metrics_that_exist() {
 #[tokio::test]
 async fn backends_that_come_and_go_leave_the_number_of_series_bounded() {
     let generation = |number: usize| {
-        let backends = (0..100).map(|n| {
+        let backends = (1..=100).map(|n| {
             // Nobody listens at these addresses, and nobody asks.
-            format!("[[pools.backends]]\nname = \"b{number}-{n}\"\naddress = \"127.0.0.1:9\"\n")
+            format!("[[pools.backends]]\nname = \"b{number}-{n}\"\naddress = \"127.0.0.{n}:9\"\n")
         });
         Proxy::builder().top(ADMIN).table("health", "type = \"none\"").text() + &backends.collect::<String>()
     };
@@ -250,5 +250,5 @@ async fn backends_that_come_and_go_leave_the_number_of_series_bounded() {
     until("few series", async || now().await.lines().count() <= first + 100).await;
     let text = now().await;
     assert!(!text.contains("backend=\"b98-"), "{text}");
-    assert!(text.contains("backend=\"b99-99\""), "{text}");
+    assert!(text.contains("backend=\"b99-100\""), "{text}");
 }

@@ -9,7 +9,7 @@ const SHAPES = {
 };
 
 export function icon(kind, problems) {
-  const href = `data:image/svg+xml,${encodeURIComponent(`<svg xmlns='http${":"}//www.w3.org/2000/svg' viewBox='0 0 16 16'>${SHAPES[kind]}</svg>`)}`;
+  const href = `data:image/svg+xml,${encodeURIComponent(`<svg xmlns="http://www.w3.org/2000/svg" viewBox='0 0 16 16'>${SHAPES[kind]}</svg>`)}`;
   if (find("icon").getAttribute("href") !== href) find("icon").setAttribute("href", href);
   find("icon").dataset.kind = kind;
   const mark = { bad: "✕ ", warn: "▲ ", lost: "? " }[kind] ?? "";
