@@ -29,7 +29,7 @@ pub const PATH: &str = "/.well-known/linchpin/session";
 const MAX_TTL: u64 = 365 * 24 * 3600;
 
 /// Returns whether a field of this name, in lower case, belongs to session copies.
-pub fn is_of_copies(name: &str) -> bool {
+fn is_of_copies(name: &str) -> bool {
     name.starts_with("linchpin-session")
 }
 

@@ -26,10 +26,7 @@ impl RequestCopies<'_> {
         in_flight: &InFlight,
         headers: &HeaderMap,
     ) -> Result<Option<(Version, SharedState)>, ProxyError> {
-        let new = match headers.keys().any(|name| fields::is_of_copies(name.as_str())) {
-            true => fields::new_state(headers, self.copies.settings().max),
-            false => NewState::Unchanged,
-        };
+        let new = fields::new_state(headers, self.copies.settings().max);
         let now = clock::unix().as_secs();
         // A state belongs to the session that the client has after this response: an application may issue another id,
         // which makes the former one worthless.
