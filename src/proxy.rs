@@ -10,6 +10,7 @@ mod bind;
 pub mod body;
 pub mod client;
 mod copies;
+mod copy_request;
 mod edits;
 pub mod error;
 pub mod exchange;

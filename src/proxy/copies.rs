@@ -3,6 +3,7 @@
 //! Must not know: the rules of versions, how a copy is stored or sent.
 
 mod elsewhere;
+mod finish;
 mod take;
 mod wait_bound;
 
@@ -15,9 +16,10 @@ use http::{StatusCode, request};
 use super::attempt::{self, UpstreamRequest, UpstreamResponse};
 use super::bind::BindFacts;
 use super::client::Client;
+use super::copy_request::{CopyRequest, Role};
 use super::error::ProxyError;
 use super::exchange::Exchange;
-use super::give::{self, CopyRequest, GiveEnd, GiveRules, Role};
+use super::give::{self, GiveEnd, GiveRules};
 use super::leave::{self, Departure};
 use super::order::CandidateOrder;
 use super::replicate::{NewCopy, is_alive};
@@ -27,9 +29,9 @@ use crate::affinity::{Cause, Decision, SessionKey, Verdict};
 use crate::clock;
 use crate::copies::{
     Claim, CopyEvent, CopyOutcome, Entry, Given, Hold, Holder, InFlight, Offer, PoolCopies, Preparation, Refusal,
-    Session, SessionRef, SharedLink, Version, Wait, fields,
+    Session, SessionRef, SharedLink, SharedState, Version, Wait,
 };
-use crate::upstream::{Fact, Failure, PoolKey};
+use crate::upstream::{Fact, Failure};
 use wait_bound::WaitBound;
 
 /// The session copies of one request.
@@ -102,48 +104,54 @@ pub(super) async fn attempt(
             request.set_session(copies.sends(&prepared));
             in_flight = Some(prepared);
         }
-        let response =
-            attempt::attempt(thread, exchange, service, order, request, index, in_flight.as_ref(), may_discard).await;
-        let (Some(copies), Some(in_flight)) = (copies.as_mut(), in_flight) else {
-            return response.map_err(AttemptError::Failed);
-        };
-        let response = match response {
-            Ok(response) => response,
-            Err(failure) => {
-                if !failure.sent {
-                    in_flight.unsent();
+        // Ends before the next await, so that the request's future has no room for a response.
+        let more =
+            match attempt::attempt(thread, exchange, service, order, request, index, in_flight.as_ref(), may_discard)
+                .await
+            {
+                Ok(response) => match (copies.as_mut(), in_flight) {
+                    (Some(copies), Some(in_flight)) => {
+                        match copies.received(thread, index, in_flight, response, may_discard)? {
+                            Received::Passed(response) => return Ok(response),
+                            Received::More(more) => more,
+                        }
+                    }
+                    _ => return Ok(response),
+                },
+                Err(failure) => {
+                    let copies = copies.as_mut().zip(in_flight);
+                    if copies.is_some_and(|(copies, in_flight)| copies.may_follow(failure, in_flight)) {
+                        continue;
+                    }
+                    return Err(AttemptError::Failed(failure));
                 }
-                // Its session was handed over while it waited for the connection: it is prepared anew, once.
-                if failure == Failure::new(Fact::SessionMoved, false) && !std::mem::replace(&mut copies.has_moved, true)
-                {
-                    continue;
-                }
-                return Err(AttemptError::Failed(failure));
-            }
-        };
-        if !fields::is_wanted(response.status(), response.headers()) {
-            // As with a request that died with its server: nothing of the response has reached the client.
-            let moved = Failure::new(Fact::SessionMoved, true);
-            let ended = |error| match error {
-                ProxyError::Fenced if may_discard(moved) => AttemptError::Failed(moved),
-                error => AttemptError::Ended(error),
             };
-            let shared = copies.take(thread, index, &in_flight, response.headers()).map_err(ended)?;
-            // Boxed like the hand-over.
-            if copies.ended.is_some() {
-                Box::pin(copies.wait_until_left(exchange)).await;
-            }
-            if let Some(shared) = shared {
-                Box::pin(copies.share(thread, exchange, index, shared)).await.map_err(ended)?;
-            }
-            if let Some(copy) = copies.to_place.take() {
-                let placed = Box::pin(copies.place(thread, exchange, request, index, copy));
-                placed.await.map_err(AttemptError::Ended)?;
-            }
+        // Boxed like the hand-over.
+        if let Some(copies) = copies
+            && let Some(response) = Box::pin(copies.finish(thread, exchange, request, index, more, may_discard)).await?
+        {
             return Ok(response);
         }
-        Box::pin(copies.wanted(thread, exchange, request, index, in_flight, response)).await?;
     }
+}
+
+/// What becomes of a response.
+enum Received {
+    /// It is passed on.
+    Passed(UpstreamResponse),
+    /// Something else comes first.
+    More(UnfinishedResponse),
+}
+
+/// A response that is not passed on yet.
+struct UnfinishedResponse {
+    response: UpstreamResponse,
+    /// The request counts until its state is where it has to be.
+    in_flight: InFlight,
+    /// What the shared store has to know.
+    shared: Option<(Version, SharedState)>,
+    /// The backend lacks the state, and the request is sent again.
+    is_want: bool,
 }
 
 impl<'a> RequestCopies<'a> {
@@ -387,41 +395,13 @@ impl<'a> RequestCopies<'a> {
         }
     }
 
-    /// Notes that the backend lacks the state and has done nothing, and keeps the connection. The request is sent again.
-    ///
-    /// # Errors
-    /// The request can't be sent again.
-    async fn wanted(
-        &mut self,
-        thread: &ThreadState,
-        exchange: &Exchange,
-        request: &UpstreamRequest,
-        index: usize,
-        in_flight: InFlight,
-        response: UpstreamResponse,
-    ) -> Result<(), AttemptError> {
-        self.copies.count(thread.index, CopyEvent::Want);
-        let claim = *in_flight.claim();
-        drop(in_flight);
-        if let Some(entry) = &self.entry {
-            entry.wanted(&claim);
+    /// Notes that an attempt has failed before its response. Returns whether it is prepared anew, since its session was
+    /// handed over while it waited for the connection: once.
+    fn may_follow(&mut self, failure: Failure, in_flight: InFlight) -> bool {
+        if !failure.sent {
+            in_flight.unsent();
         }
-        if std::mem::replace(&mut self.has_wanted, true) {
-            self.refused(thread, index, Refusal::WantedTwice, None);
-            return Err(AttemptError::Ended(ProxyError::WantedTwice));
-        }
-        if !request.is_replayable() {
-            self.refused(thread, index, Refusal::BodyNotKept, None);
-            return Err(AttemptError::Ended(ProxyError::BodyNotKept));
-        }
-        let backend = self.service.pool.backend(index);
-        let key = PoolKey { client: exchange.identity().client(), http1: false };
-        give::release(thread, self.service, backend, key, response.into_body()).await;
-        if self.entry.as_ref().is_some_and(|entry| !entry.replicas().is_empty()) {
-            // Another backend has the state, and Linchpin does not: the request goes there.
-            return Err(AttemptError::Failed(Failure::new(Fact::Lost, false)));
-        }
-        Ok(())
+        failure == Failure::new(Fact::SessionMoved, false) && !std::mem::replace(&mut self.has_moved, true)
     }
 
     fn refused(&mut self, thread: &ThreadState, index: usize, why: Refusal, status: Option<StatusCode>) {

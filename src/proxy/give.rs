@@ -2,57 +2,23 @@
 //! Invariant: it ends within its time limit; a connection that breaks says so, and the session's request has not run.
 //! Must not know: why the copy is given, or what follows from the outcome.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, StatusCode, Uri};
+use http::StatusCode;
 
 use super::body::RequestBody;
+use super::copy_request::CopyRequest;
 use super::exchange::Exchange;
 use super::open;
 use super::snapshot::Service;
 use super::stale::{AttemptEnd, is_stale};
 use super::thread::ThreadState;
 use crate::clock::{self, Deadline};
-use crate::copies::fields::{self, PATH};
-use crate::copies::{Given, Refusal, Version};
+use crate::copies::{Given, Refusal, Version, fields};
 use crate::pool::Backend;
-use crate::upstream::{Fact, Failure, OutgoingRequest, PoolKey, PooledConnection, UpstreamBody};
-
-/// What a backend is for a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// The session's requests go there next.
-    Primary,
-    /// It keeps the copy of a session of another backend.
-    Secondary,
-}
-
-impl Role {
-    fn value(self) -> HeaderValue {
-        match self {
-            Role::Primary => HeaderValue::from_static("primary"),
-            Role::Secondary => HeaderValue::from_static("secondary"),
-        }
-    }
-}
-
-/// A copy, and what the request that carries it says.
-#[derive(Clone, Copy)]
-pub(super) struct CopyRequest<'a> {
-    /// The session and the version, as a `Linchpin-Session`.
-    pub(super) field: Option<&'a HeaderValue>,
-    pub(super) role: Role,
-    /// `None` if the session has ended at this version.
-    pub(super) bytes: Option<&'a Bytes>,
-    /// The Host of the session's request.
-    pub(super) host: Option<&'a HeaderValue>,
-}
+use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody};
 
 /// How giving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,15 +98,7 @@ pub(super) async fn give(
             }
             deadline.poll(cx).map(|()| Fact::ResponseTimeout)
         };
-        let (head, body) = request(copy, backend).into_parts();
-        let fields = RefCell::new(head.headers);
-        let request = || OutgoingRequest {
-            method: &head.method,
-            target: &head.uri,
-            fields: fields.borrow(),
-            scheme: service.upstream.scheme(),
-            body,
-        };
+        let request = || copy.request(&thread.copy_fields, backend, service.upstream.scheme());
         let error = match connection.send_request(request, |_, _| {}, watch).await {
             Ok(response) => {
                 let version = match response.status() {
@@ -174,28 +132,6 @@ pub(super) async fn give(
             fact => GiveEnd::Failed(unsent(fact)),
         };
     }
-}
-
-/// Where a server takes copies: parsed once.
-static COPIES_URI: LazyLock<Uri> = LazyLock::new(|| Uri::from_static(PATH));
-
-fn request(copy: &CopyRequest<'_>, backend: &Backend) -> Request<RequestBody> {
-    let mut request = Request::new(RequestBody::Bytes(copy.bytes.cloned()));
-    *request.method_mut() = if copy.bytes.is_some() { Method::PUT } else { Method::DELETE };
-    request.uri_mut().clone_from(&COPIES_URI);
-    let headers = request.headers_mut();
-    // As in the session's request, which may have none.
-    let own = || backend.address().tcp().and_then(|address| HeaderValue::try_from(address.to_string()).ok());
-    let host = copy.host.cloned().or_else(own).unwrap_or(HeaderValue::from_static("localhost"));
-    headers.insert(HOST, host);
-    if copy.bytes.is_some() {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        headers.insert(fields::ROLE, copy.role.value());
-    }
-    if let Some(field) = copy.field {
-        headers.insert(fields::SESSION, field.clone());
-    }
-    request
 }
 
 /// Keeps the connection of a response that is not passed on for another request, if nothing follows on it.

@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use http::header::HeaderValue;
 
+use super::copy_request::{CopyRequest, Role};
 use super::exchange::Exchange;
-use super::give::{self, CopyRequest, GiveRules, Role};
+use super::give::{self, GiveRules};
 use super::snapshot::Service;
 use crate::clock;
 use crate::copies::{Holder, Leaving, PoolCopies, SessionRef, Version, fields};

@@ -7,8 +7,9 @@ use futures_util::StreamExt;
 use http::StatusCode;
 use http::header::HeaderValue;
 
+use super::copy_request::{CopyRequest, Role};
 use super::exchange::Exchange;
-use super::give::{self, CopyRequest, GiveEnd, GiveRules, Role};
+use super::give::{self, GiveEnd, GiveRules};
 use super::snapshot::Service;
 use super::thread::ThreadState;
 use crate::affinity::failover;

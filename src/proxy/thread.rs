@@ -12,6 +12,7 @@ use rand::distr::{Distribution, StandardUniform};
 use rand::rngs::SmallRng;
 
 use super::body::RequestBody;
+use super::copy_request::CopyFields;
 use super::replay;
 use super::request_id::RequestId;
 use super::snapshot::{Snapshot, ThreadSnapshot};
@@ -31,6 +32,7 @@ pub(super) struct ThreadState {
     pub(super) log: ThreadLog,
     pub(super) avoid_list: Arc<AvoidList>,
     pub(super) replay_memory: Rc<replay::ReplayMemory>,
+    pub(super) copy_fields: CopyFields,
     /// Each session's end at a server that it has left has a clone, for as long as it takes.
     departures: Rc<()>,
     random: RefCell<SmallRng>,
@@ -58,6 +60,7 @@ impl ThreadState {
             log,
             avoid_list,
             replay_memory,
+            copy_fields: CopyFields::default(),
             departures: Rc::default(),
             random,
             next_id,
