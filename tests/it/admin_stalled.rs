@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::support::{Backend, Client, Proxy, soon};
+use super::support::{Backend, Proxy, soon};
 
 /// What a client sends that then neither sends nor reads anything.
 const STALLED: [&[u8]; 7] = [
@@ -33,15 +33,14 @@ async fn health_checks_are_answered_while_hundreds_of_admin_connections_stall() 
         }
         for path in ["/livez", "/readyz"] {
             let asked = Instant::now();
-            let mut client = Client::connect(proxy.admin()).await;
-            assert_eq!(soon(path, client.get(path)).await.status, 200);
+            assert_eq!(soon(path, proxy.ask("GET", path, "")).await.status, 200);
             assert!(asked.elapsed() < Duration::from_secs(5), "{path} took {:?}", asked.elapsed());
         }
     }
     assert_eq!(stalled.len(), 420);
     // Others are told to come back, and are served once those that stall have lost their place.
     soon("the status", async {
-        while Client::connect(proxy.admin()).await.get("/api/v1/status").await.status != 200 {
+        while proxy.ask("GET", "/api/v1/status", "").await.status != 200 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
