@@ -23,6 +23,9 @@ pub struct Args {
     /// Write to this file instead of standard output.
     #[arg(short, long, value_name = "OUT")]
     output: Option<PathBuf>,
+    /// Exit with 0 although restrictions of access were lost.
+    #[arg(long)]
+    accept_losses: bool,
     /// Overwrite OUT.
     #[arg(long, requires = "output")]
     force: bool,
@@ -37,9 +40,9 @@ enum Product {
 
 /// Imports a file.
 ///
-/// The exit code is 0 once the output is written, even if it has errors: the last line states whether it can be run,
-/// and
-/// `linchpin check` has an exit code for that.
+/// The exit code is 0 once the output is written, even if it has errors: the last line states whether it can be run, and
+/// `linchpin check` has an exit code for that. It is 1 if the source restricted access in a way that the output does not,
+/// unless the operator accepts that.
 pub fn run(args: &Args) -> ExitCode {
     let shown = args.file.display();
     let imported = match read(&args.file)
@@ -54,7 +57,11 @@ pub fn run(args: &Args) -> ExitCode {
     }
     let out = args.output.as_deref().unwrap_or(Path::new("standard output"));
     print_error(&summary(&imported, &args.file, out));
-    ExitCode::SUCCESS
+    if !imported.lost_access_control || args.accept_losses {
+        return ExitCode::SUCCESS;
+    }
+    let lost = "the output does not restrict access as the source did";
+    failure(&format!("{lost}: read the top of it; if that is fine, run this again with --accept-losses"))
 }
 
 /// Reads a file; of one that is too long, just more than the limit.

@@ -243,7 +243,8 @@ impl Output {
         }
         self.rest.write("", false, &mut text);
         let lost: BTreeSet<usize> = self.tables().flat_map(Table::unsupported_lines).collect();
-        Imported { text, unsupported: lost.len(), guards, may_serve: self.may_serve(&unreached) }
+        let (may_serve, lost_access_control) = (self.may_serve(&unreached), self.tables().any(Table::has_restriction));
+        Imported { text, unsupported: lost.len(), guards, lost_access_control, may_serve }
     }
 
     /// Completes what depends on the whole; returns the pools that no request reaches.

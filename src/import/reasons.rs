@@ -7,7 +7,7 @@ pub(super) const NONE: &str = "Linchpin has no equivalent";
 /// The reason if a path is missing, or no path.
 pub(super) const NO_FILE: &str = "not the path of a file";
 /// The reasons for access restrictions and limits; such lines are listed at the top of the output.
-pub(super) const FILTER: &str = "Linchpin does not filter requests";
-pub(super) const PASSWORDS: &str = "Linchpin does not authenticate clients";
+pub(super) const FILTER: &str = "this restriction is not imported ([[routes]] have `allow` and `deny`)";
+pub(super) const PASSWORDS: &str = "passwords are not imported ([[routes]] have `basic_auth`)";
 pub(super) const RATES: &str =
     "limits per client are not imported: set `requests_per_client` or `connections_per_client`";

@@ -30,6 +30,8 @@ pub struct Imported {
     pub unsupported: usize,
     /// Those of them that restricted or limited requests, such as passwords and address lists.
     pub guards: Vec<usize>,
+    /// Whether any of these restricted access. The output disables what it can of the routes behind it.
+    pub lost_access_control: bool,
     /// Some request would reach a backend or be redirected elsewhere, by an enabled listener and route.
     pub may_serve: bool,
 }

@@ -190,6 +190,11 @@ impl Table {
         self.lines.is_empty()
     }
 
+    /// Whether a line restricted access, as opposed to limiting rates.
+    pub(super) fn has_restriction(&self) -> bool {
+        self.lines.iter().any(|line| matches!(line, Line::Note(note) if note.is_guard && note.why != RATES))
+    }
+
     /// Returns the lines that restricted or limited requests.
     pub(super) fn guard_lines(&self) -> impl Iterator<Item = usize> {
         self.lines.iter().filter_map(|line| match line {

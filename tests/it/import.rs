@@ -405,3 +405,27 @@ fn a_source_that_cannot_be_read_is_refused_with_its_line() {
     assert!(said(&linchpin(&["import", &folder.file("nowhere.cfg")])).contains("nowhere.cfg"));
     assert_eq!(linchpin(&["import", &unknown, "--from", "apache"]).status.code(), Some(2));
 }
+
+/// A script that imports a file learns that the output lets more in than the source did, unless that is accepted.
+#[test]
+fn an_import_that_loses_a_restriction_fails_unless_that_is_accepted() {
+    let folder = Folder::new();
+    let source = |rule: &str| {
+        let text = format!("frontend f\n bind :80\n {rule}\n default_backend b\nbackend b\n server a 127.0.0.1:9001\n");
+        folder.write("haproxy.cfg", text.as_bytes())
+    };
+    let out = folder.file("out.toml");
+    let import = |file: &str, more: &[&str]| linchpin(&[&["import", file, "-o", &out, "--force"], more].concat());
+    let lost = source("http-request deny unless { req.hdr(X-Key) -m found }");
+    let refused = import(&lost, &[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("--accept-losses"), "{}", said(&refused));
+    // It was written all the same.
+    assert!(std::fs::read_to_string(&out).unwrap().contains("#[[routes]]"));
+    assert_eq!(import(&lost, &["--accept-losses"]).status.code(), Some(0));
+    // A limit is no restriction.
+    for rule in ["option forwardfor", "http-request deny deny_status 429 if { sc_http_req_rate(0) gt 100 }"] {
+        let kept = import(&source(rule), &[]);
+        assert_eq!(kept.status.code(), Some(0), "{rule}: {}", said(&kept));
+    }
+}
