@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{PATIENCE, soon};
+use super::PATIENCE;
 
 /// The secret that all servers share.
 pub const SECRET: &str = "a secret that all servers share, long enough";
@@ -40,7 +40,8 @@ impl Application {
         let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut printed = String::new();
-        let found = soon("the server's address", async {
+        // A Java virtual machine or Node takes seconds to start, and many times that beside others.
+        let found = tokio::time::timeout(6 * PATIENCE, async {
             while let Some(line) = lines.next_line().await.unwrap() {
                 if let Some(address) = address(&line) {
                     return Some(address);
@@ -49,8 +50,8 @@ impl Application {
                 printed.push('\n');
             }
             None
-        })
-        .await;
+        });
+        let found = found.await.unwrap_or_else(|_| panic!("waited in vain: the address of {words:?}"));
         // A full pipe would block the server.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let application = |address| Application { address, process };
