@@ -148,6 +148,10 @@ async fn what_somebody_else_has_changed_meanwhile_is_not_overwritten() {
 async fn with_the_keyboard_alone_a_server_is_drained_and_the_drain_cancelled() {
     let (a, b) = (Backend::named("a").await, Backend::named("b").await);
     let proxy = Proxy::builder().top(ADMIN).backend(&a, "").backend(&b, "").start();
+    // Without sessions, the drain would end before it can be cancelled.
+    for _ in 0..8 {
+        proxy.get(None).await;
+    }
     let mut browser = Chromium::start().await;
     let window = browser.window(1280, 900).await;
     open(&mut browser, &window, &proxy).await;

@@ -29,6 +29,8 @@ export function show(view, pool, isNew) {
   const top = Math.max(highest(trend.sessions), sum);
   fields.spread.hidden = top === 0 || pool.persistence === "none";
   if (fields.spread.hidden) return;
+  // Lines between more layers than are listed would hide them.
+  fields.picture.classList.toggle("many", pool.backends.length > LISTED);
   const backends = pool.backends.slice(0, MOST), rest = sum - backends.reduce((all, backend) => all + backend.sessions, 0);
   if (isNew || view.paths.length !== backends.length) history(view, pool, backends, trend, top);
   present(view, backends, top);
