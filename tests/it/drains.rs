@@ -347,7 +347,7 @@ async fn a_backend_drains_itself_by_its_health_answers() {
         })
         .await;
         let b = Backend::named("b").await;
-        let health = "path = \"/health\"\ninterval = \"100ms\"";
+        let health = "path = \"/health\"\ninterval = \"100ms\"\ntimeout = \"10s\"";
         let builder = Proxy::builder().top(ADMIN).table("health", health);
         let proxy = builder.backend(&a, "weight = 1000").backend(&b, "").start();
         let pin = sessions_on_a(&proxy, 1).await.remove(0);

@@ -183,7 +183,7 @@ async fn a_backend_that_recovers_by_its_probes_gets_the_waiting_requests() {
     let b = Backend::named("b").await;
     let keys = Keys::new(&[1]);
     let persistence = "on = { down = \"wait\" }\nwait = { time = \"60s\" }";
-    let health = "path = \"/healthz\"\ninterval = \"20ms\"\nrise = 1";
+    let health = "path = \"/healthz\"\ninterval = \"20ms\"\ntimeout = \"10s\"\nrise = 1";
     let proxy = keyed(&keys, persistence, &[&a, &b]).table("health", health).start();
     proxy.health("a", Health::Down).await;
     let held = later(&proxy, &keys.cookie(&pin(&proxy, "a", 7)));

@@ -319,7 +319,7 @@ async fn requests_for_which_no_backend_is_asked_are_counted_by_reason() {
         ("weight = 0", "", "draining", "no backend takes new sessions"),
         (
             "",
-            "path = \"/\"\nexpect = [500]\ninterval = \"10ms\"",
+            "path = \"/\"\nexpect = [500]\ninterval = \"10ms\"\ntimeout = \"10s\"",
             "all_down",
             "no backend is up: unexpected status 200",
         ),

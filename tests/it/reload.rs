@@ -348,7 +348,8 @@ async fn learned_sessions_survive_and_a_changed_persistence_applies() {
 async fn health_checks_change_and_a_backend_that_was_down_by_them_is_tried_without_them() {
     let a = Backend::start("a", |seen| Reply::new(if seen.path() == "/dead" { 500 } else { 200 }, "", "a")).await;
     let with = |health: &str| file("", &(pool(&[(&a, "")]) + health));
-    let health = |path: &str| format!("[pools.health]\npath = \"{path}\"\ninterval = \"50ms\"\nfall = 1\n");
+    let health =
+        |path: &str| format!("[pools.health]\npath = \"{path}\"\ninterval = \"50ms\"\ntimeout = \"10s\"\nfall = 1\n");
     let linchpin = Reloadable::start(&with(""));
     applied(&linchpin.reload(&with(&health("/dead"))).await);
     linchpin.proxy.health("a", linchpin::pool::Health::Down).await;
