@@ -130,7 +130,7 @@ impl App {
     pub fn start_with(plan: Plan, inheritance: Inheritance) -> Result<App, StartError> {
         let Inheritance { sockets, mut predecessor } = inheritance;
         let threads = plan.server.threads();
-        let log = AccessLog::open(&plan.log.access, plan.log.format).map_err(StartError::Log)?;
+        let log = AccessLog::open(&plan.log.access, &plan.log.layout).map_err(StartError::Log)?;
         let metrics = Arc::new(Metrics::new(threads, LABELS, Arc::clone(log.dropped())));
         let tls = TlsSetup::open(&plan).map_err(StartError::Tls)?;
         let ((server, admin_connections), replay_memory) = (fit_to_descriptor_limit(&plan), plan.replay_memory);

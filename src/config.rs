@@ -3,6 +3,7 @@
 //! Must not know: running state.
 
 mod access;
+mod access_log;
 mod addresses;
 mod admin;
 mod capacity;

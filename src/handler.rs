@@ -178,4 +178,6 @@ pub struct Peer {
     pub address: IpAddr,
     /// The subject of the client's TLS certificate, if the listener requires one.
     pub subject: Option<HeaderValue>,
+    /// The version of TLS of the connection, if it has TLS.
+    pub tls_version: Option<&'static str>,
 }

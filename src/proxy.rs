@@ -143,7 +143,7 @@ impl Handler for Proxy {
     type Listener = ListenerInfo;
 
     fn begin_connection(&self, listener: &Arc<ListenerInfo>, peer: Peer) -> Client {
-        Client::new(listener, peer.address, peer.subject)
+        Client::new(listener, peer)
     }
 
     /// Takes a request from its head to the head of its response. The body of the response carries on from there,

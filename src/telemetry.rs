@@ -2,7 +2,10 @@
 //! Invariant: no request ever waits for a log; lines that can't be written are counted.
 //! Must not know: any other module; it receives plain records.
 
-pub mod access;
+mod access;
+mod access_layout;
+mod access_line;
+mod access_record;
 mod denials;
 mod durations;
 mod event_counters;
@@ -14,12 +17,15 @@ mod messages;
 mod messages_setup;
 pub mod metrics;
 pub mod panics;
+mod redaction;
 mod series;
 mod settings;
 mod sink;
 mod writer;
 
-pub use access::{AccessLogHandle, Record, ThreadLog};
+pub use access::{AccessLogHandle, ThreadLog};
+pub use access_layout::{AccessField, AccessFormat, AccessLayout, Captures};
+pub use access_record::Record;
 pub use denials::{Denial, DenialCounters};
 pub use limits::{Limit, LimitCounters};
 pub use loss_report::LossReporter;

@@ -65,11 +65,11 @@ pub(super) async fn acquire(
         _ => None,
     };
 
-    let is_same_log = (&current.log.access, current.log.format) == (&next.log.access, next.log.format);
+    let is_same_log = (&current.log.access, &current.log.layout) == (&next.log.access, &next.log.layout);
     let log = if is_same_log || is_dry_run {
         None
     } else {
-        let opened = running.log.open_next(&next.log.access, next.log.format);
+        let opened = running.log.open_next(&next.log.access, &next.log.layout);
         let line = next.origin.line("log", None, "access");
         Some(opened.map_err(|error| refused(line, error.to_string(), "nothing has changed"))?)
     };

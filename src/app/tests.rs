@@ -68,7 +68,7 @@ fn start(log: &Path, backend: SocketAddr) -> RunningThreads {
          [[pools.backends]]\nname = \"a\"\naddress = \"{backend}\"\n"
     );
     let (plan, _) = config::parse(&text, Path::new("test.toml")).unwrap();
-    let log = AccessLog::open(&plan.log.access, plan.log.format).unwrap();
+    let log = AccessLog::open(&plan.log.access, &plan.log.layout).unwrap();
     let metrics = Arc::new(Metrics::new(1, LABELS, Arc::clone(log.dropped())));
     let tls = TlsSetup::open(&plan).unwrap();
     let (mut listeners, inboxes) = Listeners::new(&plan.server, 1);

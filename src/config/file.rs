@@ -10,7 +10,6 @@ use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 
 use super::addresses::socket_path;
-use super::admin;
 use super::listeners::{ListenerDraft, listener};
 use super::names::name;
 use super::pools::{self, PoolDraft};
@@ -21,6 +20,7 @@ use super::values::{
     InvalidValue, KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, nearest, plain_text,
     rate, shown, size, text, whole, word,
 };
+use super::{access_log, admin};
 use crate::affinity::seal::{KEY_BYTES, SealingKey};
 use crate::proxy::{rate, replay, via};
 use crate::{files, runtime, telemetry};
@@ -156,10 +156,12 @@ fn rate_of(table: &Table<'_>) -> Option<rate::Settings> {
 fn log(table: &Table<'_>) -> telemetry::Settings {
     use telemetry::LogFormat::{Json, Text};
     let default = telemetry::Settings::default();
+    let format = table.get("format", word([("text", Text), ("json", Json)])).unwrap_or(default.format);
     telemetry::Settings {
         level: table.get("level", level).unwrap_or(default.level),
-        format: table.get("format", word([("text", Text), ("json", Json)])).unwrap_or(default.format),
+        format,
         access: table.get("access", |value| access(table, value)).unwrap_or(default.access),
+        layout: access_log::layout(table, format),
     }
 }
 

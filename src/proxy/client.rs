@@ -16,6 +16,7 @@ use super::redirect::Redirect;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::affinity::PinCache;
 use crate::copies::SessionCache;
+use crate::handler::Peer;
 use crate::tls;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -57,6 +58,7 @@ pub struct Client {
     is_trusted: bool,
     /// The subject of the client's certificate, if it presented one.
     subject: Option<HeaderValue>,
+    tls_version: Option<&'static str>,
     forwarding: ForwardingCache,
     pub(super) pin_cache: RefCell<PinCache>,
     /// The session of its last request, where the pool keeps session copies.
@@ -94,8 +96,9 @@ fn scheme_of(is_secure: bool) -> &'static str {
 }
 
 impl Client {
-    /// Makes the state of a connection from `address` to `listener`. `subject` is that of the client's certificate.
-    pub fn new(listener: &Arc<ListenerInfo>, address: IpAddr, subject: Option<HeaderValue>) -> Client {
+    /// Makes the state of a connection of `peer` to `listener`.
+    pub fn new(listener: &Arc<ListenerInfo>, peer: Peer) -> Client {
+        let Peer { address, subject, tls_version } = peer;
         // A listener on [::] sees IPv4 clients at mapped addresses, which no application expects.
         let address = address.to_canonical();
         let is_trusted = listener.trusts(address);
@@ -105,6 +108,7 @@ impl Client {
             address,
             is_trusted,
             subject,
+            tls_version,
             forwarding,
             pin_cache: RefCell::default(),
             session_cache: RefCell::default(),
@@ -115,6 +119,11 @@ impl Client {
     /// The name of the listener in the access log.
     pub(super) fn listener_name(&self) -> &str {
         &self.listener.name
+    }
+
+    /// The version of TLS of the connection, if it has TLS.
+    pub(super) fn tls_version(&self) -> Option<&'static str> {
+        self.tls_version
     }
 
     /// The id of the listener.
@@ -357,8 +366,7 @@ mod tests {
                 hsts: None,
                 https: None,
             }),
-            address.parse().unwrap(),
-            None,
+            Peer { address: address.parse().unwrap(), subject: None, tls_version: None },
         )
     }
 

@@ -93,7 +93,7 @@ impl Exchange {
             body: None,
             is_stream: false,
             is_event_stream: false,
-            record: RequestRecord::new(head, id),
+            record: RequestRecord::new(head, id, thread.log.captures()),
         })
     }
 
@@ -484,6 +484,7 @@ impl Drop for Exchange {
             &Ended {
                 listener: self.client.listener_name(),
                 client: &self.client.address_text_of(self.identity),
+                tls_version: self.client.tls_version(),
                 pool: service.map(|service| &**service.pool.name()),
                 backend: service.zip(self.backend).map(|(service, index)| &**service.pool.backend(index).name()),
                 is_abandoned,

@@ -231,6 +231,7 @@ mod tests {
     use super::super::client::ListenerInfo;
     use super::super::forwarded::ForwardedField;
     use super::*;
+    use crate::handler::Peer;
     use http::Request;
     use std::sync::Arc;
 
@@ -302,7 +303,8 @@ mod tests {
             hsts: None,
             https: None,
         };
-        let client = Client::new(&Arc::new(listener), [127, 0, 0, 1].into(), None);
+        let client =
+            Client::new(&Arc::new(listener), Peer { address: [127, 0, 0, 1].into(), subject: None, tls_version: None });
         let (identity, host) = (client.identify(headers), headers.get(HOST).cloned());
         to_backend(headers, host.as_ref(), &client, identity, &RequestId::generated(1))
     }

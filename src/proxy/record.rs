@@ -5,8 +5,8 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderValue};
-use http::{Method, StatusCode, Uri, request};
+use http::header::{HOST, HeaderValue, REFERER, USER_AGENT};
+use http::{Method, StatusCode, Uri, Version, request};
 
 use super::basic_auth::AuthenticatedUser;
 use super::error::{FailureDetail, ProxyError};
@@ -17,7 +17,7 @@ use crate::clock;
 use crate::copies::CopyOutcome;
 use crate::reason::Reason;
 use crate::telemetry::metrics::EndedRequest;
-use crate::telemetry::{Record, ThreadLog};
+use crate::telemetry::{Captures, Record, ThreadLog};
 
 /// nginx's code for a client that closed its connection before the response; it is never sent.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -32,6 +32,9 @@ pub(super) struct RequestRecord {
     method: Method,
     host: Option<HeaderValue>,
     target: Uri,
+    version: Version,
+    /// What the access log needs besides.
+    captured: Option<Box<CapturedFields>>,
     /// When its last attempt had a connection.
     pub(super) connected: Cell<Option<Instant>>,
     /// When the head of its response was ready.
@@ -59,10 +62,31 @@ pub(super) struct RequestRecord {
     pub(super) is_tunnel: bool,
 }
 
+/// What only some access logs have of a request's head. Copied, since a part of the buffer that the head was read into
+/// would keep all of it.
+struct CapturedFields {
+    query: Option<Box<str>>,
+    user_agent: Option<Box<[u8]>>,
+    referer: Option<Box<[u8]>>,
+}
+
+impl CapturedFields {
+    fn new(head: &request::Parts, captures: Captures) -> CapturedFields {
+        let field = |name| head.headers.get(name).map(|value: &HeaderValue| value.as_bytes().into());
+        CapturedFields {
+            query: head.uri.query().filter(|_| captures.query).map(Box::from),
+            user_agent: if captures.user_agent { field(USER_AGENT) } else { None },
+            referer: if captures.referer { field(REFERER) } else { None },
+        }
+    }
+}
+
 /// The facts that are known only when a request ends.
 pub(super) struct Ended<'a> {
     pub(super) listener: &'a str,
     pub(super) client: &'a str,
+    /// The version of TLS that it used.
+    pub(super) tls_version: Option<&'static str>,
     pub(super) pool: Option<&'a str>,
     pub(super) backend: Option<&'a str>,
     /// Linchpin abandoned the request.
@@ -75,8 +99,8 @@ pub(super) struct Ended<'a> {
 }
 
 impl RequestRecord {
-    /// Begins the record of a request with this head.
-    pub(super) fn new(head: &request::Parts, id: RequestId) -> RequestRecord {
+    /// Begins the record of a request with this head, of which the access log needs `captures`.
+    pub(super) fn new(head: &request::Parts, id: RequestId, captures: Captures) -> RequestRecord {
         RequestRecord {
             time: clock::unix(),
             begun: clock::now(),
@@ -84,6 +108,8 @@ impl RequestRecord {
             method: head.method.clone(),
             host: head.headers.get(HOST).cloned(),
             target: head.uri.clone(),
+            version: head.version,
+            captured: captures.any().then(|| Box::new(CapturedFields::new(head, captures))),
             connected: Cell::new(None),
             responded_at: None,
             attempts: 0,
@@ -149,6 +175,7 @@ impl RequestRecord {
         let unanswered = if ended.is_abandoned { ProxyError::Abandoned.as_str() } else { "client_went" };
         let error = self.error.or(self.status.is_none().then_some(FailureDetail::Kind(unanswered)));
         let error = error.map(|error| error.to_string());
+        let captured = self.captured.as_deref();
         log.write(&Record {
             time: self.time,
             id: self.id.as_str(),
@@ -157,6 +184,11 @@ impl RequestRecord {
             method: self.method.as_str(),
             host: named(&self.target).or(self.host.as_ref().map(HeaderValue::as_bytes)).unwrap_or_default(),
             path: self.target.path(),
+            query: captured.and_then(|captured| captured.query.as_deref()),
+            protocol: protocol(self.version),
+            tls_version: ended.tls_version,
+            user_agent: captured.and_then(|captured| captured.user_agent.as_deref()),
+            referer: captured.and_then(|captured| captured.referer.as_deref()),
             status: self.status(ended.is_abandoned),
             bytes_in: self.bytes_in + ended.body_read,
             bytes_out: self.bytes_out,
@@ -176,6 +208,16 @@ impl RequestRecord {
             error: error.as_deref(),
             user: self.user.as_ref().map(|user| &*user.name),
         });
+    }
+}
+
+/// Returns the name of a version of HTTP, as in a request line.
+fn protocol(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_10 => Some("HTTP/1.0"),
+        Version::HTTP_11 => Some("HTTP/1.1"),
+        Version::HTTP_2 => Some("HTTP/2.0"),
+        _ => None,
     }
 }
 

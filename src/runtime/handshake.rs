@@ -27,7 +27,7 @@ pub(super) async fn handshake<L>(
     listener: &ListenerTransport<L>,
     limits: &Limits,
 ) -> Option<AcceptedConnection> {
-    let peer = Peer { address, subject: None };
+    let peer = Peer { address, subject: None, tls_version: None };
     if !listener.has_preamble() {
         return Some(AcceptedConnection { stream: socket.into(), peer, is_http2: false });
     }
@@ -54,7 +54,7 @@ async fn run<L>(mut socket: Socket, mut peer: Peer, listener: &ListenerTransport
     if let Some(tls) = &listener.tls {
         gather(&socket, first_bytes::is_record_complete).await;
         let (stream, session) = tls.accept(RecordSocket::from(socket)).await?;
-        peer.subject = session.subject;
+        (peer.subject, peer.tls_version) = (session.subject, session.version);
         let stream = Stream::Tls(Box::new(stream.into()));
         return Ok(AcceptedConnection { stream, peer, is_http2: session.is_http2 });
     }

@@ -4,15 +4,19 @@
 
 use std::path::PathBuf;
 
+use super::access_layout::AccessLayout;
+
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of the tracing crate.
     pub level: String,
-    /// The format of the access log and of messages.
+    /// The format of messages.
     pub format: LogFormat,
     /// Where the access log is written.
     pub access: AccessTarget,
+    /// The format and the fields of the access log.
+    pub layout: AccessLayout,
 }
 
 /// The format of log lines.
@@ -39,6 +43,11 @@ pub enum AccessTarget {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { level: "info".into(), format: LogFormat::default(), access: AccessTarget::default() }
+        Settings {
+            level: "info".into(),
+            format: LogFormat::default(),
+            access: AccessTarget::default(),
+            layout: AccessLayout::default(),
+        }
     }
 }

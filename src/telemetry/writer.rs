@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::access::AccessLogHandle;
+use super::access_layout::AccessLayout;
 use super::log_queue::{Buffer, LogQueue};
 use super::loss_report::LossReporter;
-use super::settings::{AccessTarget, LogFormat};
+use super::settings::AccessTarget;
 use super::sink::Sink;
 use crate::files;
 
@@ -26,7 +27,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The access log of the process: writes the lines of all threads.
 pub struct AccessLog {
     shared: Option<Arc<LogQueue>>,
-    format: LogFormat,
+    layout: Arc<AccessLayout>,
     losses: Losses,
     reopen: Reopen,
     /// Disconnected once the writer has ended.
@@ -95,8 +96,8 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file can't be opened for appending, or the thread can't be started.
-    pub fn open(access: &AccessTarget, format: LogFormat) -> Result<AccessLog, OpenError> {
-        let log = AccessLog::start(access, format, Losses::default(), Reopen::default())?;
+    pub fn open(access: &AccessTarget, layout: &AccessLayout) -> Result<AccessLog, OpenError> {
+        let log = AccessLog::start(access, layout, Losses::default(), Reopen::default())?;
         log.take_over();
         Ok(log)
     }
@@ -105,8 +106,8 @@ impl AccessLog {
     ///
     /// # Errors
     /// Those of [`AccessLog::open`].
-    pub fn open_next(&self, access: &AccessTarget, format: LogFormat) -> Result<AccessLog, OpenError> {
-        AccessLog::start(access, format, self.losses.clone(), self.reopen.clone())
+    pub fn open_next(&self, access: &AccessTarget, layout: &AccessLayout) -> Result<AccessLog, OpenError> {
+        AccessLog::start(access, layout, self.losses.clone(), self.reopen.clone())
     }
 
     /// Becomes the log that [`Reopen`] means.
@@ -114,9 +115,15 @@ impl AccessLog {
         *self.reopen.lock() = self.shared.as_ref().map(Arc::downgrade).unwrap_or_default();
     }
 
-    fn start(access: &AccessTarget, format: LogFormat, losses: Losses, reopen: Reopen) -> Result<AccessLog, OpenError> {
+    fn start(
+        access: &AccessTarget,
+        layout: &AccessLayout,
+        losses: Losses,
+        reopen: Reopen,
+    ) -> Result<AccessLog, OpenError> {
+        let layout = Arc::new(layout.clone());
         let sink = match access {
-            AccessTarget::Off => return Ok(AccessLog { shared: None, format, losses, reopen, ended: None }),
+            AccessTarget::Off => return Ok(AccessLog { shared: None, layout, losses, reopen, ended: None }),
             AccessTarget::Stdout => {
                 Sink::stream(&io::stdout()).map_err(|error| OpenError::new("standard output", error))
             }
@@ -136,12 +143,12 @@ impl AccessLog {
             .name("access-log".into())
             .spawn(work)
             .map_err(|error| OpenError::new("access-log thread", error))?;
-        Ok(AccessLog { shared: Some(Arc::new(shared)), format, losses, reopen, ended: Some(ended) })
+        Ok(AccessLog { shared: Some(Arc::new(shared)), layout, losses, reopen, ended: Some(ended) })
     }
 
     /// Returns the handle that makes the logs of threads.
     pub fn handle(&self) -> AccessLogHandle {
-        AccessLogHandle { shared: self.shared.clone(), format: self.format }
+        AccessLogHandle { shared: self.shared.clone(), layout: Arc::clone(&self.layout) }
     }
 
     /// Returns the handle that makes the writer reopen its file.

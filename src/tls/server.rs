@@ -12,7 +12,7 @@ use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConnection, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -81,6 +81,8 @@ pub struct HandshakeInfo {
     pub server_name: Option<String>,
     /// The subject of the verified client certificate: the value of [`subject::SUBJECT_FIELD`].
     pub subject: Option<HeaderValue>,
+    /// The version of TLS.
+    pub version: Option<&'static str>,
 }
 
 impl Acceptor {
@@ -141,7 +143,17 @@ impl HandshakeInfo {
             is_http2: connection.alpn_protocol() == Some(HTTP2),
             server_name: connection.server_name().map(str::to_ascii_lowercase),
             subject,
+            version: connection.protocol_version().and_then(version),
         })
+    }
+}
+
+/// Returns the name of a version of TLS that Linchpin speaks, as OpenSSL, nginx and Envoy write it.
+fn version(version: ProtocolVersion) -> Option<&'static str> {
+    match version {
+        ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+        ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ mod support;
 
 mod abuse;
 mod access;
+mod access_log;
 mod admin_access;
 mod admin_places;
 mod admin_stalled;

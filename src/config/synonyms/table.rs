@@ -41,6 +41,8 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("[log]", "logs logging errorlog"),
     ("log.level", "loglevel verbosity"),
     ("log.format", "logformat encoder encoding"),
+    ("log.access_fields", "accesslogfields accessloglayout"),
+    ("log.access_format", "accesslogformat"),
     ("log.access", "accesslog httplog logfile filepath file path output filename"),
     ("[admin]", "stats api dashboard metrics prometheus ping statspage manager"),
     ("admin.address", "socket statssocket bind listen addr port entrypoint"),
