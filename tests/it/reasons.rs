@@ -289,7 +289,7 @@ async fn in_a_line_of_text_the_words_are_quoted() {
     assert_eq!(proxy.get(None).await.status, 503);
     proxy.stop().await;
     let log = std::fs::read_to_string(records.0.file("access.log")).unwrap();
-    assert!(log.contains(" error=\"connection refused\" request="), "{log}");
+    assert!(log.contains(" error=\"connection refused\" protocol="), "{log}");
 }
 
 #[tokio::test]
