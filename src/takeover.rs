@@ -11,7 +11,7 @@ mod states;
 
 pub use channel::{Channel, FrameReceiver, FrameSender, is_same_user};
 pub use frame::{Frame, MAX_DESCRIPTORS};
-pub use generations::{Generation, MAX_OLDER, too_many};
+pub use generations::{Generation, MAX_OLDER, millis, too_many};
 pub use hex::{from_hex, hex};
 pub use parts::{
     Accepting, AdminSocket, Commit, CopyPart, Hello, ListenerSockets, Message, Offer, Older, Part, Prepared, Refused,

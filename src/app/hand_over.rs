@@ -137,7 +137,7 @@ impl HandOver {
         let _ = out.send(Outgoing::Followers(following.count())).await;
         let (mut state, mut prepared) = (OldState::Offering, Prepared::default());
         let mut phase = self.link.phase.clone();
-        let (mut stop, mut next) = (Stop::default(), None);
+        let (mut stop, mut next, mut superseded) = (Stop::default(), None, None);
         let mut trust = std::pin::pin!(tokio::time::sleep(TRUST));
         let mut patience = std::pin::pin!(tokio::time::sleep(TAKEOVER_TIMEOUT));
         let mut why = String::from("the new process has ended before it was ready");
@@ -163,6 +163,11 @@ impl HandOver {
                             OldEvent::Ending
                         }
                         Received::Superseded(path) if state == OldState::Leaving => return Outcome::Superseded(path),
+                        // It has settled before it handed over in turn.
+                        Received::Superseded(path) if state == OldState::Paused => {
+                            superseded = Some(path);
+                            OldEvent::Settled
+                        }
                         Received::Superseded(_) | Received::Nothing => continue,
                     },
                     Ok(None) | Err(_) if matches!(state, OldState::Leaving | OldState::Alone) => return Outcome::TakenOver,
@@ -201,6 +206,9 @@ impl HandOver {
                     let next = next.take();
                     if self.ask(|reply| Demand::Leave(next, reply)).await.is_some() {
                         let _ = self.life.send(LifeEvent::Left);
+                    }
+                    if let Some(path) = superseded.take() {
+                        return Outcome::Superseded(path);
                     }
                 }
                 OldAction::Resume => {

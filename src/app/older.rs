@@ -20,7 +20,14 @@ const QUEUE: usize = 64;
 
 /// The older processes that this one is connected with. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct OlderProcesses(Arc<Mutex<Vec<OlderProcess>>>);
+pub(super) struct OlderProcesses(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    all: Vec<OlderProcess>,
+    /// Another process has the listeners: what those hear that connect all the same.
+    superseded: Option<Superseded>,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -40,7 +47,12 @@ impl OlderProcesses {
     /// Adds a process, which gets what is sent to `out`. If that makes too many, the oldest are told to stop. Call it
     /// within a local set.
     pub(super) fn add(&self, generation: Generation, out: &mpsc::Sender<Outgoing>) -> Connected {
-        let mut all = self.lock();
+        let mut known = self.lock();
+        if let Some(message) = known.superseded.clone() {
+            let out = out.clone();
+            tokio::task::spawn_local(async move { outgoing::send(&out, &message).await });
+        }
+        let all = &mut known.all;
         all.push(OlderProcess { generation, out: out.clone() });
         let generations: Vec<_> = all.iter().map(|older| older.generation).collect();
         for ends in too_many(&generations, MAX_OLDER) {
@@ -61,15 +73,19 @@ impl OlderProcesses {
 
     /// Tells all of them that another process has the listeners, and where it waits for them.
     pub(super) async fn supersede(&self, path: Option<String>) {
-        let all: Vec<_> = self.lock().iter().map(|older| older.out.clone()).collect();
+        let message = Superseded { path };
+        let all: Vec<_> = {
+            let mut known = self.lock();
+            known.superseded = Some(message.clone());
+            known.all.iter().map(|older| older.out.clone()).collect()
+        };
         for out in all {
-            let message = Superseded { path: path.clone() };
             // One that hangs keeps nobody waiting.
             let _ = timeout(TELL_TIMEOUT, outgoing::send(&out, &message)).await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<OlderProcess>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         // Nothing under the lock can panic after a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,7 +93,7 @@ impl OlderProcesses {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.all.lock().retain(|older| older.generation != self.generation);
+        self.all.lock().all.retain(|older| older.generation != self.generation);
     }
 }
 

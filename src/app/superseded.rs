@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::demands::LifeEvent;
 use super::outgoing::{self, Outgoing, write};
 use super::synced::{self, Entries, Followers};
-use crate::takeover::{Channel, FrameReceiver, Message, Older, VERSION};
+use crate::takeover::{Channel, FrameReceiver, Message, Older, VERSION, millis};
 
 /// How often it tries to connect, with a pause after each.
 const ATTEMPTS: usize = 50;
@@ -30,6 +30,8 @@ pub(super) struct SupersededProcess {
 enum End {
     /// The newest process has gone.
     Gone,
+    /// It has gone, or had never accepted the connection: it was superseded itself in that moment.
+    Unheard,
     /// Another one has the listeners now, and waits at this path.
     Superseded(Option<String>),
 }
@@ -37,6 +39,7 @@ enum End {
 impl SupersededProcess {
     /// Tells the newest process, which waits at `path`, what changes here, and takes in what changes there.
     pub(super) async fn follow(self, mut path: PathBuf) {
+        let mut unheard = 0;
         while let Some(channel) = connect(&path).await {
             let (out, queue) = mpsc::channel(QUEUE);
             let Channel { receiver, sender } = channel;
@@ -46,17 +49,29 @@ impl SupersededProcess {
             };
             match end {
                 End::Gone => return,
-                End::Superseded(next) => path = next.map_or(path, PathBuf::from),
+                End::Unheard if unheard == ATTEMPTS => return,
+                End::Unheard => {
+                    unheard += 1;
+                    sleep(PAUSE).await;
+                }
+                End::Superseded(next) => {
+                    unheard = 0;
+                    path = next.map_or(path, PathBuf::from);
+                }
             }
         }
     }
 
     async fn exchange(&self, mut receiver: FrameReceiver, out: mpsc::Sender<Outgoing>) -> End {
-        let older = Older { version: VERSION, pid: std::process::id(), started: self.started.as_secs() };
+        let older = Older { version: VERSION, pid: std::process::id(), started: millis(self.started) };
         outgoing::send(&out, &older).await;
         let _following = Followers::begin(&self.entries, &out);
+        let mut has_heard = false;
         loop {
-            let Ok(Some(frame)) = receiver.next().await else { return End::Gone };
+            let Ok(Some(frame)) = receiver.next().await else {
+                return if has_heard { End::Gone } else { End::Unheard };
+            };
+            has_heard = true;
             match Message::of(&frame) {
                 Ok(Message::Superseded(superseded)) => return End::Superseded(superseded.path),
                 Ok(Message::Stop(stop)) => drop(self.life.send(LifeEvent::of(&stop))),

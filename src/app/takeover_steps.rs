@@ -15,7 +15,7 @@ use crate::net::Address;
 use crate::runtime::inherited::SharedSockets;
 use crate::takeover::{
     AdminSocket, Frame, ListenerSockets, MAX_DESCRIPTORS, Offer, Part, Prepared, RuntimeState, SessionCounts,
-    SnapshotEnd, VERSION, WaitingSocket, hex,
+    SnapshotEnd, VERSION, WaitingSocket, hex, millis,
 };
 
 impl Running {
@@ -68,7 +68,7 @@ impl Running {
     /// Returns the messages with all sockets and what a successor needs to begin.
     fn offer(&self) -> io::Result<Vec<Frame>> {
         let random_key = self.composer.random_key().map(|key| hex(key.secret()));
-        let started = self.facts.started.as_secs();
+        let started = millis(self.facts.started);
         let mut frames = vec![Offer { version: VERSION, pid: std::process::id(), random_key, started }.frame()?];
         for SharedSockets { address, sockets, is_shared } in self.listeners.sockets() {
             let message = ListenerSockets { address: address.to_string(), is_shared };

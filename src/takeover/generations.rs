@@ -2,16 +2,23 @@
 //! Invariant: pure; no more than the bound go on, and the oldest ones end.
 //! Must not know: processes, or how one is told to end.
 
+use std::time::Duration;
+
 /// The most old processes. Each holds its connections, its threads and a copy of what is known of sessions.
 pub const MAX_OLDER: usize = 8;
 
 /// An old process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation {
-    /// When it started, in seconds since the Unix epoch.
+    /// When it started, in milliseconds since the Unix epoch: several can start within a second.
     pub started: u64,
     /// Its process id.
     pub pid: u32,
+}
+
+/// Returns a time since the Unix epoch as a generation has it.
+pub fn millis(started: Duration) -> u64 {
+    u64::try_from(started.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns which of these processes have to end, so that no more than `most` go on: the oldest, the first one first.

@@ -80,7 +80,7 @@ messages! {
         pid: u32,
         /// The secret of the key that it made, since its file had none: 64 hex digits.
         random_key: Option<String>,
-        /// When it started, in seconds since the Unix epoch.
+        /// When it started, in milliseconds since the Unix epoch.
         started: u64,
     }
 
@@ -205,7 +205,7 @@ messages! {
         version: u32,
         /// Its process id.
         pid: u32,
-        /// When it started, in seconds since the Unix epoch.
+        /// When it started, in milliseconds since the Unix epoch.
         started: u64,
     }
 

@@ -195,10 +195,14 @@ async fn a_drain_that_begins_after_an_upgrade_ends_tunnels_of_the_old_process_an
     let mut processes = vec![place.start(&text).await];
     let address: SocketAddr = processes[0].address.parse().unwrap();
     let mut tunnels = Vec::new();
-    for _ in 0..9 {
+    for older in 0..9 {
         tunnels.push(Tunnel::open(address).await);
-        let next = place.upgrade(&text).await;
+        let mut next = place.upgrade(&text).await;
         processes.last_mut().unwrap().line("another process has taken over").await;
+        // The one before it is connected already.
+        for _ in 0..older {
+            next.line("an older process that still has connections is connected").await;
+        }
         processes.push(next);
     }
     // Eight old ones may live: the ninth is the oldest.
