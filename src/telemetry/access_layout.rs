@@ -2,71 +2,92 @@
 //! Invariant: no field holds a token or a cookie; a query is in a line only if the configuration names it.
 //! Must not know: the values of a record; how a line is written.
 
-/// A field of the access log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccessField {
+/// Defines the fields, each with its name in the log and in the configuration.
+macro_rules! access_fields {
+    ($($(#[$doc:meta])* $field:ident => $name:literal,)*) => {
+        /// A field of the access log.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum AccessField {
+            $($(#[$doc])* $field,)*
+        }
+
+        impl AccessField {
+            /// All fields.
+            pub const ALL: [AccessField; [$($name),*].len()] = [$(AccessField::$field),*];
+
+            /// Returns the field's name, in the log and in the configuration.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(AccessField::$field => $name,)*
+                }
+            }
+        }
+    };
+}
+
+access_fields! {
     /// When the request's head was complete.
-    Time,
+    Time => "time",
     /// The listener's name.
-    Listener,
+    Listener => "listener",
     /// The client's address.
-    Client,
+    Client => "client",
     /// The user whose password was verified.
-    User,
+    User => "user",
     /// The method.
-    Method,
+    Method => "method",
     /// The Host field.
-    Host,
+    Host => "host",
     /// The path, without the values of its parameters.
-    Path,
+    Path => "path",
     /// The query, as the client sent it.
-    Query,
+    Query => "query",
     /// The version of HTTP.
-    Protocol,
+    Protocol => "protocol",
     /// The version of TLS.
-    TlsVersion,
+    TlsVersion => "tls_version",
     /// The response's status code.
-    Status,
+    Status => "status",
     /// Bytes of the request's body.
-    BytesIn,
+    BytesIn => "bytes_in",
     /// Bytes of the response's body.
-    BytesOut,
+    BytesOut => "bytes_out",
     /// The time until the last byte of the response.
-    TotalMs,
+    TotalMs => "total_ms",
     /// The time until the last attempt had a connection.
-    ConnectMs,
+    ConnectMs => "connect_ms",
     /// The time until the response's head.
-    AnswerMs,
+    AnswerMs => "answer_ms",
     /// The time that it waited for its backend.
-    WaitMs,
+    WaitMs => "wait_ms",
     /// The pool's name.
-    Pool,
+    Pool => "pool",
     /// The backend's name.
-    Backend,
+    Backend => "backend",
     /// The number of attempts.
-    Attempts,
+    Attempts => "attempts",
     /// The verdict of persistence.
-    Verdict,
+    Verdict => "verdict",
     /// Why the pin did not hold.
-    Cause,
+    Cause => "cause",
     /// The backend that a moved session left.
-    MovedFrom,
+    MovedFrom => "moved_from",
     /// The backend that the session is still pinned to.
-    Pinned,
+    Pinned => "pinned",
     /// The session's id.
-    Session,
+    Session => "session",
     /// The rule of persistence that matched.
-    Rule,
+    Rule => "rule",
     /// What became of the session's copy.
-    SessionCopy,
+    SessionCopy => "copy",
     /// Why the request failed.
-    Error,
+    Error => "error",
     /// The field User-Agent.
-    UserAgent,
+    UserAgent => "user_agent",
     /// The field Referer.
-    Referer,
+    Referer => "referer",
     /// The request's id.
-    Request,
+    Request => "request",
 }
 
 use AccessField::{
@@ -76,41 +97,6 @@ use AccessField::{
 };
 
 impl AccessField {
-    /// All fields.
-    pub const ALL: [AccessField; 31] = [
-        Time,
-        Listener,
-        Client,
-        User,
-        Method,
-        Host,
-        Path,
-        Query,
-        Protocol,
-        TlsVersion,
-        Status,
-        BytesIn,
-        BytesOut,
-        TotalMs,
-        ConnectMs,
-        AnswerMs,
-        WaitMs,
-        Pool,
-        Backend,
-        Attempts,
-        Verdict,
-        Cause,
-        MovedFrom,
-        Pinned,
-        Session,
-        Rule,
-        SessionCopy,
-        Error,
-        UserAgent,
-        Referer,
-        Request,
-    ];
-
     /// The fields of a line unless the configuration names others. Those that it leaves out come from the client, and
     /// may hold what its user would not want to be kept.
     pub const DEFAULT: [AccessField; 28] = [
@@ -143,43 +129,6 @@ impl AccessField {
         TlsVersion,
         Request,
     ];
-
-    /// Returns the field's name, in the log and in the configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Time => "time",
-            Listener => "listener",
-            Client => "client",
-            User => "user",
-            Method => "method",
-            Host => "host",
-            Path => "path",
-            Query => "query",
-            Protocol => "protocol",
-            TlsVersion => "tls_version",
-            Status => "status",
-            BytesIn => "bytes_in",
-            BytesOut => "bytes_out",
-            TotalMs => "total_ms",
-            ConnectMs => "connect_ms",
-            AnswerMs => "answer_ms",
-            WaitMs => "wait_ms",
-            Pool => "pool",
-            Backend => "backend",
-            Attempts => "attempts",
-            Verdict => "verdict",
-            Cause => "cause",
-            MovedFrom => "moved_from",
-            Pinned => "pinned",
-            Session => "session",
-            Rule => "rule",
-            SessionCopy => "copy",
-            Error => "error",
-            UserAgent => "user_agent",
-            Referer => "referer",
-            Request => "request",
-        }
-    }
 }
 
 /// The format of the access log.
