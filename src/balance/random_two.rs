@@ -5,13 +5,10 @@
 use std::cell::Cell;
 
 use super::least_requests::{compare, requests};
-use super::selection::{Balancer, Candidates};
+use super::selection::{Balancer, Candidates, SMALL};
 use super::slow_start::{self, Draw};
 use crate::pool::Backend;
 use crate::pool::hash::mix;
-
-/// The most backends of a pool of which each is looked at for each draw. That takes longer the more there are.
-const SMALL: usize = 64;
 
 /// How often a draw out of a large pool is repeated that hits no candidate, or one that is too light.
 const MAX_DRAWS: u64 = 32;

@@ -6,13 +6,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::selection::{Balancer, Candidates, TriedBackends};
+use super::selection::{Balancer, Candidates, SMALL, TriedBackends};
 use crate::pool::Pool;
 use crate::pool::hash::mix;
 use crate::pool::slow_start::ONE;
-
-/// The most backends of a pool of which each is looked at for each new client. That takes longer the more there are.
-const SMALL: usize = 64;
 
 /// The cursor. In a small pool every candidate earns its weight in each round; the one with the most credit is chosen
 /// and pays the sum of the weights. In a large pool backends take turns, and each earns its weight at its turn: it is

@@ -6,6 +6,10 @@ use std::rc::Rc;
 
 use crate::pool::{Backend, Closed, Pool};
 
+/// The most backends of a pool of which a policy looks at each for each new client, if it has another way. That takes
+/// longer the more there are.
+pub(super) const SMALL: usize = 64;
+
 /// A balancing policy. To get the next best backend, call it again with the last one marked as tried: so it yields an
 /// order.
 pub trait Balancer {
