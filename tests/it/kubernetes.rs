@@ -2,15 +2,15 @@
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use linchpin::pool::{AdminState, Health};
 use serde_json::{Value, json};
 
 use super::support::kubernetes::ApiServer;
+use super::support::load::Load;
 use super::support::proxy::Builder;
-use super::support::{Backend, Proxy, Reply, Response, until};
+use super::support::{Backend, Client, Proxy, Reply, Response, until};
 
 /// A pod: a server at an address of its own, whose responses say its uid.
 struct Pod {
@@ -350,60 +350,31 @@ async fn a_service_without_endpoints_is_doubted_at_first() {
     until("the doubt ends", async || source(&proxy).await["ok"] == true).await;
 }
 
-/// A client that sends requests until it is told to end, and records where its session was.
-struct Load {
-    clients: Vec<tokio::task::JoinHandle<usize>>,
-    ends: tokio::sync::watch::Sender<bool>,
-    served: Arc<AtomicUsize>,
-}
-
-impl Load {
-    /// Begins with so many clients. `ended` has the uids of pods that no longer serve: only from these may sessions move.
-    fn begin(proxy: &Proxy, clients: usize, ended: &Arc<Mutex<HashSet<String>>>) -> Load {
-        let (ends, served) = (tokio::sync::watch::Sender::new(false), Arc::new(AtomicUsize::new(0)));
-        let client = |number: usize| {
-            let (address, ended, served, ending) =
-                (proxy.address(), Arc::clone(ended), Arc::clone(&served), ends.subscribe());
-            tokio::spawn(async move {
-                let mut client = super::support::Client::connect(address).await;
-                let (mut pod, mut moves): (Option<String>, _) = (None, 0);
-                while !*ending.borrow() {
-                    let method = if number.is_multiple_of(2) { "GET" } else { "POST" };
-                    let response = client.request(method, "/", "", b"").await;
-                    assert_eq!(response.status, 200, "{response:?}");
-                    let by = response.text();
-                    if let Some(before) = pod.replace(by.clone()).filter(|before| *before != by) {
-                        moves += 1;
-                        let has_ended = ended.lock().unwrap().contains(&before);
-                        assert!(has_ended, "moved from {before}, which still serves: {response:?}");
-                    }
-                    served.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+/// Clients that send requests, each with one session, and say how often it has moved. `ended` has the uids of pods that no
+/// longer serve: only from these may sessions move.
+fn load(proxy: &Proxy, clients: usize, ended: &Arc<Mutex<HashSet<String>>>) -> Load<usize> {
+    let address = proxy.address();
+    Load::begin(clients, |number, told| {
+        let ended = Arc::clone(ended);
+        async move {
+            let mut client = Client::connect(address).await;
+            let (mut pod, mut moves): (Option<String>, _) = (None, 0);
+            while !told.is_over() {
+                let method = if number.is_multiple_of(2) { "GET" } else { "POST" };
+                let response = client.request(method, "/", "", b"").await;
+                assert_eq!(response.status, 200, "{response:?}");
+                let by = response.text();
+                if let Some(before) = pod.replace(by.clone()).filter(|before| *before != by) {
+                    moves += 1;
+                    let has_ended = ended.lock().unwrap().contains(&before);
+                    assert!(has_ended, "moved from {before}, which still serves: {response:?}");
                 }
-                moves
-            })
-        };
-        let clients = (0..clients).map(client).collect();
-        Load { clients, ends, served }
-    }
-
-    /// Waits until so many more requests were served.
-    async fn more(&self, requests: usize) {
-        let before = self.served.load(Ordering::Relaxed);
-        let enough = || self.served.load(Ordering::Relaxed) >= before + requests;
-        until("more requests", async || enough() || self.clients.iter().any(|client| client.is_finished())).await;
-        assert!(enough(), "a client has failed");
-    }
-
-    /// Ends, and returns how often each session has moved.
-    async fn end(self) -> Vec<usize> {
-        self.ends.send_replace(true);
-        let mut moves = Vec::new();
-        for client in self.clients {
-            moves.push(client.await.unwrap());
+                told.served();
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+            moves
         }
-        moves
-    }
+    })
 }
 
 #[tokio::test]
@@ -412,7 +383,7 @@ async fn a_rolling_update_of_a_stateful_set_loses_no_request_and_moves_no_sessio
     let proxy = cluster.proxy();
     members(&proxy, &NAMES).await;
     let ended = Arc::new(Mutex::new(HashSet::new()));
-    let load = Load::begin(&proxy, 24, &ended);
+    let load = load(&proxy, 24, &ended);
     load.more(100).await;
     let idle = pin_on(&proxy, "web-2-first").await;
     // The controller begins with the last pod.

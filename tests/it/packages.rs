@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use linchpin::cli;
 use linchpin::config;
 use tokio::process::{Child, Command};
 
+use super::support::load::Load;
 use super::support::process::BINARY;
 use super::support::repository::{path, read};
 use super::support::tool::{Folder, run, try_run};
@@ -262,51 +261,23 @@ impl Drop for Machine {
     }
 }
 
-/// Clients that send requests, on kept and on new connections, until they are told to end; counts what was served.
-struct Load {
-    clients: Vec<tokio::task::JoinHandle<()>>,
-    ends: Arc<AtomicBool>,
-    served: Arc<AtomicUsize>,
-}
-
-impl Load {
-    fn begin(address: std::net::SocketAddr) -> Load {
-        let (ends, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let client = |number: usize| {
-            let (ends, served) = (Arc::clone(&ends), Arc::clone(&served));
-            tokio::spawn(async move {
-                let mut kept = Client::connect(address).await;
-                while !ends.load(Ordering::Relaxed) {
-                    if number.is_multiple_of(2) {
-                        kept = Client::connect(address).await;
-                    }
-                    let response = kept.get("/").await;
-                    assert_eq!(response.status, 200, "{response:?}");
-                    if response.field("connection") == Some("close") {
-                        kept = Client::connect(address).await;
-                    }
-                    served.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            })
-        };
-        let clients = (0..8).map(client).collect();
-        Load { clients, ends, served }
-    }
-
-    async fn more(&self, requests: usize) {
-        let before = self.served.load(Ordering::Relaxed);
-        let enough = || self.served.load(Ordering::Relaxed) >= before + requests;
-        until("more requests", async || enough() || self.clients.iter().any(|client| client.is_finished())).await;
-        assert!(enough(), "a client has failed");
-    }
-
-    async fn end(self) {
-        self.ends.store(true, Ordering::Relaxed);
-        for client in self.clients {
-            soon("the end of a client", client).await.unwrap();
+/// Eight clients that send requests, half of them on a new connection each time.
+fn load(address: std::net::SocketAddr) -> Load<()> {
+    Load::begin(8, move |number, told| async move {
+        let mut kept = Client::connect(address).await;
+        while !told.is_over() {
+            if number.is_multiple_of(2) {
+                kept = Client::connect(address).await;
+            }
+            let response = kept.get("/").await;
+            assert_eq!(response.status, 200, "{response:?}");
+            if response.field("connection") == Some("close") {
+                kept = Client::connect(address).await;
+            }
+            told.served();
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    }
+    })
 }
 
 #[tokio::test]
@@ -352,7 +323,7 @@ async fn an_installed_package_serves_reloads_is_upgraded_under_load_and_leaves_n
     until("the other backend", async || Client::connect(address).await.get("/").await.text() == "b").await;
 
     // An upgrade of the package. What the operator has changed stays.
-    let load = Load::begin(address);
+    let load = load(address);
     load.more(50).await;
     machine.dpkg(&["--install", &second]).await;
     let calls = machine.calls();

@@ -14,6 +14,7 @@ pub mod frames;
 pub mod gate;
 pub mod keys;
 pub mod kubernetes;
+pub mod load;
 pub mod node;
 pub mod process;
 pub mod proxy;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::support::exchange::exchange;
 use super::support::process::Running;
-use super::support::upgrades::{Place, Tunnel, ask, echo, pool};
+use super::support::upgrades::{Place, Tunnel, ask, echo, is_followed, pool};
 use super::support::{Backend, Client, soon, until};
 
 /// Connects again and again until `is_over`. A request may break off, since its process was killed; connecting may not.
@@ -174,17 +174,7 @@ async fn a_session_that_a_grandparent_learns_reaches_the_newest_process_when_its
     release.send_replace(true);
     let response = early.response().await;
     let (cookie, on) = (response.field("set-cookie").unwrap().to_owned(), response.text());
-    // Without it, each second request goes to the other server.
-    until("the newest process knows it", async || {
-        let mut hits = 0;
-        for _ in 0..6 {
-            let mut client = Client::connect(address).await;
-            let response = client.request("GET", "/", &format!("cookie: {cookie}\r\n"), b"").await;
-            hits += usize::from(response.text() == on);
-        }
-        hits == 6
-    })
-    .await;
+    until("the newest process knows it", async || is_followed(address, &cookie, &on).await).await;
 }
 
 #[tokio::test]

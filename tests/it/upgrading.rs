@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::support::process::{Running, listens_at};
 use super::support::session_app::SessionApp;
-use super::support::upgrades::{Place, Tunnel, ask, echo, keep_asking, pool};
+use super::support::upgrades::{Place, Tunnel, ask, echo, is_followed, keep_asking, pool};
 use super::support::{Backend, Client, Reply, soon, until};
 
 #[tokio::test]
@@ -206,17 +206,7 @@ async fn a_session_that_the_old_process_learns_after_the_takeover_is_known_to_th
     release.send_replace(true);
     let response = early.response().await;
     let (cookie, on) = (response.field("set-cookie").unwrap().to_owned(), response.text());
-    // Without it, each second request goes to the other server.
-    until("the new process knows it", async || {
-        let mut hits = 0;
-        for _ in 0..6 {
-            let mut client = Client::connect(address).await;
-            let response = client.request("GET", "/", &format!("cookie: {cookie}\r\n"), b"").await;
-            hits += usize::from(response.text() == on);
-        }
-        hits == 6
-    })
-    .await;
+    until("the new process knows it", async || is_followed(address, &cookie, &on).await).await;
 }
 
 #[tokio::test]

@@ -152,3 +152,15 @@ impl Tunnel {
         assert_eq!(echo, text.as_bytes());
     }
 }
+
+/// Whether the session of this cookie is known to be on the server that responds with `on`. Without a pin, each second
+/// request goes to the other server.
+pub async fn is_followed(address: SocketAddr, cookie: &str, on: &str) -> bool {
+    for _ in 0..6 {
+        let mut client = Client::connect(address).await;
+        if client.request("GET", "/", &format!("cookie: {cookie}\r\n"), b"").await.text() != on {
+            return false;
+        }
+    }
+    true
+}
