@@ -3,7 +3,7 @@
 It must not know how figures came about.
 """
 
-from .plot import STYLE, WIDTH, colours_of, legend, text
+from .plot import WIDTH, colours_of, legend, picture, text
 from .scenarios import CURVE
 
 LEFT, TOP, TALL, PANEL = 16, 84, 240, 340
@@ -19,14 +19,8 @@ def svg(table):
     for number, pattern in enumerate(dict.fromkeys(key for patterns in points.values() for key in patterns)):
         rows = {scenario.clients: patterns[pattern] for scenario, patterns in points.items() if pattern in patterns}
         parts += _panel(rows, LEFT + number * (WIDTH // 2), pattern, colours)
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img"'
-        ' aria-label="CPU time a request, by the number of clients">',
-        f"<style>{STYLE} .axis {{ stroke: #9097a1; }}</style>",
-        f'<rect class="ground" width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        text(16, 24, "CPU µs a request of a known client, by the number of clients at once: lower is better", "title"),
-        *legend(colours), *parts, "</svg>", "",
-    ])
+    title = "CPU µs a request of a known client, by the number of clients at once: lower is better"
+    return picture(height, "CPU time a request, by the number of clients", title, [*legend(colours), *parts])
 
 
 def _panel(rows, left, pattern, colours):

@@ -16,6 +16,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 .small { font-size: 12px; fill: #57606a; }
 .title { font-size: 15px; font-weight: 600; }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3; } .small { fill: #9aa5b1; } .ground { fill: #0d1117; } }
+.axis { stroke: #9097a1; }
 """
 
 
@@ -27,16 +28,18 @@ def svg(table):
         for pattern, rows in patterns.items():
             group, y = _group(scenario, pattern if len(scenario.patterns) > 1 else "", rows, colours, y)
             parts += group
+    title = "CPU µs a request or message (bytes a connection for idle ones): shorter is better"
+    return picture(y, "CPU time a request, by scenario and proxy", title, [*legend(colours), *parts])
+
+
+def picture(height, label, title, parts):
+    """A picture of these parts below a title; `label` says what it shows to those who do not see it."""
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img"'
-        ' aria-label="CPU time a request, by scenario and proxy">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img"'
+        f' aria-label="{label}">',
         f"<style>{STYLE}</style>",
-        f'<rect class="ground" width="{WIDTH}" height="{y}" fill="#ffffff"/>',
-        text(16, 24, "CPU µs a request or message (bytes a connection for idle ones): shorter is better", "title"),
-        *legend(colours),
-        *parts,
-        "</svg>",
-        "",
+        f'<rect class="ground" width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        text(16, 24, title, "title"), *parts, "</svg>", "",
     ])
 
 
@@ -55,14 +58,8 @@ def footprints(found):
     for number, (way, colour) in enumerate(WAYS.items()):
         x, y = 16 + number % 3 * 240, TALL + 108 + number // 3 * 22
         parts += [_line([(x, y - 4), (x + 22, y - 4)], colour, way), text(x + 30, y, _way(way))]
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img"'
-        ' aria-label="Bytes a session and messages a save, by number of servers">',
-        f"<style>{STYLE} .axis {{ stroke: #9097a1; }}</style>",
-        f'<rect class="ground" width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        text(16, 24, "A session of 2 KiB that changes, by the number of servers: lower is better", "title"),
-        *parts, "</svg>", "",
-    ])
+    title = "A session of 2 KiB that changes, by the number of servers: lower is better"
+    return picture(height, "Bytes a session and messages a save, by number of servers", title, parts)
 
 
 def _way(way):
