@@ -25,3 +25,23 @@ pub fn put(mut fields: HeaderMap) {
         SPARE.set(Some(fields));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use http::header::COOKIE;
+
+    #[test]
+    fn nothing_of_a_request_is_in_the_map_of_the_next_response_and_a_large_map_is_not_kept() {
+        let mut fields = HeaderMap::with_capacity(16);
+        fields.append(COOKIE, HeaderValue::from_static("a=secret"));
+        fields.append(COOKIE, HeaderValue::from_static("b=secret"));
+        put(fields);
+        let next = take();
+        assert!(next.is_empty() && next.get(COOKIE).is_none() && next.capacity() >= 16);
+        assert_eq!(take().capacity(), 0, "there is one for each thread");
+        put(HeaderMap::with_capacity(2 * MAX_FIELDS));
+        assert_eq!(take().capacity(), 0);
+    }
+}
