@@ -49,6 +49,7 @@ mod streams;
 mod target;
 mod thread;
 mod timeouts;
+mod trace_context;
 mod trailers;
 pub mod tunnel;
 mod unread;

@@ -21,6 +21,7 @@ mod redaction;
 mod series;
 mod settings;
 mod sink;
+mod trace_ids;
 mod writer;
 
 pub use access::{AccessLogHandle, ThreadLog};
@@ -33,4 +34,5 @@ pub use messages::flush;
 pub use messages_setup::{retrace, trace};
 pub use metrics::Metrics;
 pub use settings::{AccessTarget, LogFormat, Settings};
+pub use trace_ids::TraceId;
 pub use writer::{AccessLog, OpenError, Reopen};

@@ -12,12 +12,13 @@ use super::basic_auth::AuthenticatedUser;
 use super::error::{FailureDetail, ProxyError};
 use super::request_id::RequestId;
 use super::respond;
+use super::trace_context::TraceParent;
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
 use crate::copies::CopyOutcome;
 use crate::reason::Reason;
 use crate::telemetry::metrics::EndedRequest;
-use crate::telemetry::{Captures, Record, ThreadLog};
+use crate::telemetry::{Captures, Record, ThreadLog, TraceId};
 
 /// nginx's code for a client that closed its connection before the response; it is never sent.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -68,6 +69,7 @@ struct CapturedFields {
     query: Option<Box<str>>,
     user_agent: Option<Box<[u8]>>,
     referer: Option<Box<[u8]>>,
+    trace: Option<TraceId>,
 }
 
 impl CapturedFields {
@@ -77,6 +79,7 @@ impl CapturedFields {
             query: head.uri.query().filter(|_| captures.query).map(Box::from),
             user_agent: if captures.user_agent { field(USER_AGENT) } else { None },
             referer: if captures.referer { field(REFERER) } else { None },
+            trace: if captures.trace_id { TraceParent::of(&head.headers).map(|caller| caller.trace) } else { None },
         }
     }
 }
@@ -189,6 +192,7 @@ impl RequestRecord {
             tls_version: ended.tls_version,
             user_agent: captured.and_then(|captured| captured.user_agent.as_deref()),
             referer: captured.and_then(|captured| captured.referer.as_deref()),
+            trace: captured.and_then(|captured| captured.trace),
             status: self.status(ended.is_abandoned),
             bytes_in: self.bytes_in + ended.body_read,
             bytes_out: self.bytes_out,

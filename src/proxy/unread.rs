@@ -43,6 +43,7 @@ pub(super) fn refuse(thread: &ThreadState, client: &Rc<Client>, error: ProxyErro
         tls_version: client.tls_version(),
         user_agent: None,
         referer: None,
+        trace: None,
         status,
         bytes_in: 0,
         bytes_out: 0,

@@ -86,6 +86,8 @@ access_fields! {
     UserAgent => "user_agent",
     /// The field Referer.
     Referer => "referer",
+    /// The id of the trace that the request belongs to.
+    TraceId => "trace_id",
     /// The request's id.
     Request => "request",
 }
@@ -93,7 +95,7 @@ access_fields! {
 use AccessField::{
     AnswerMs, Attempts, Backend, BytesIn, BytesOut, Cause, Client, ConnectMs, Error, Host, Listener, Method, MovedFrom,
     Path, Pinned, Pool, Protocol, Query, Referer, Request, Rule, Session, SessionCopy, Status, Time, TlsVersion,
-    TotalMs, User, UserAgent, Verdict, WaitMs,
+    TotalMs, TraceId, User, UserAgent, Verdict, WaitMs,
 };
 
 impl AccessField {
@@ -160,13 +162,15 @@ pub struct Captures {
     pub user_agent: bool,
     /// Its Referer.
     pub referer: bool,
+    /// The id of its caller's trace.
+    pub trace_id: bool,
 }
 
 impl Captures {
     /// Whether it keeps anything.
     #[inline]
     pub fn any(self) -> bool {
-        self.query | self.user_agent | self.referer
+        self.query | self.user_agent | self.referer | self.trace_id
     }
 }
 
@@ -180,6 +184,7 @@ impl AccessLayout {
             query: fields.contains(&Query),
             user_agent: is_combined || fields.contains(&UserAgent),
             referer: is_combined || fields.contains(&Referer),
+            trace_id: !is_combined && fields.contains(&TraceId),
         };
         AccessLayout { format, fields, captures }
     }

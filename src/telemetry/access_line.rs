@@ -54,6 +54,7 @@ fn fields(line: &mut impl LineWriter, timestamps: &mut Timestamps, layout: &Acce
             AccessField::Referer => record.referer.iter().for_each(|referer| {
                 line.quoted("referer", &redaction::url(referer, layout.captures.query));
             }),
+            AccessField::TraceId => record.trace.iter().for_each(|trace| line.hex_bytes("trace_id", &trace.0)),
             AccessField::Request => line.plain("request", record.id),
         }
     }
@@ -83,6 +84,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::access_layout::AccessField::{Host, Method, Path, Query, Referer, Time, UserAgent};
+    use super::super::trace_ids::TraceId;
     use super::*;
 
     fn record() -> Record<'static> {
@@ -99,6 +101,7 @@ mod tests {
             tls_version: Some("TLSv1.3"),
             user_agent: None,
             referer: None,
+            trace: None,
             status: 200,
             bytes_in: 0,
             bytes_out: 66,
@@ -142,12 +145,14 @@ mod tests {
     #[test]
     fn a_json_line_is_one_object_whatever_the_client_sent() {
         let record = Record { user_agent: Some(b"a \"b\\\n\xff"), query: Some("\"q"), ..record() };
+        let record = Record { trace: Some(TraceId([0xab; 16])), ..record };
         let line = line(AccessFormat::Json, &AccessField::ALL, &record);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["path"], "/x\\x0a");
         assert_eq!(value["host"], "a\\x20\\x22b\\x22\\xff");
         assert_eq!(value["user_agent"], "a \\x22b\\x5c\\x0a\\xff");
         assert_eq!(value["query"], "\\x22q");
+        assert_eq!(value["trace_id"], "ab".repeat(16));
         assert_eq!(value["status"], 200);
         assert_eq!(value["total_ms"], 1.234);
         assert_eq!(value["session"], "0000000000000001");

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use super::trace_ids::TraceId;
+
 /// The access record of one request. It is written once the response's last byte is sent, or the request has failed.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
@@ -31,6 +33,8 @@ pub struct Record<'a> {
     pub user_agent: Option<&'a [u8]>,
     /// Referer, if [`Captures`](super::Captures) wants it.
     pub referer: Option<&'a [u8]>,
+    /// The trace that it belongs to, if it is known.
+    pub trace: Option<TraceId>,
     /// The response's status code; 499 if the client closed the connection before there was a response.
     pub status: u16,
     /// Bytes of the request's body that were read.

@@ -16,6 +16,7 @@ pub(super) trait LineWriter {
     fn number(&mut self, name: &str, value: u64);
     fn millis(&mut self, name: &str, value: Duration);
     fn hex(&mut self, name: &str, value: u64);
+    fn hex_bytes(&mut self, name: &str, value: &[u8]);
     fn end(&mut self);
 }
 
@@ -97,6 +98,11 @@ impl LineWriter for TextLine<'_> {
         hex(self.out, value);
     }
 
+    fn hex_bytes(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        digits(self.out, value);
+    }
+
     fn end(&mut self) {
         self.out.push(b'\n');
     }
@@ -162,6 +168,10 @@ impl LineWriter for JsonLine<'_> {
 
     fn hex(&mut self, name: &str, value: u64) {
         self.string(name, |out| hex(out, value));
+    }
+
+    fn hex_bytes(&mut self, name: &str, value: &[u8]) {
+        self.string(name, |out| digits(out, value));
     }
 
     fn end(&mut self) {

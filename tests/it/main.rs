@@ -141,6 +141,7 @@ mod systemd;
 mod targets;
 mod tls;
 mod tomcat_clusters;
+mod traces;
 mod trailers;
 mod tunnels;
 mod unanswered;
