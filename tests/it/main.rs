@@ -146,6 +146,7 @@ mod trailers;
 mod tunnels;
 mod unanswered;
 mod upgrade_failures;
+mod upgrade_storm;
 mod upgraded_state;
 mod upgrading;
 mod vocabulary;
