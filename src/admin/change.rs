@@ -38,7 +38,7 @@ pub(super) enum Change {
     Weight(u32),
     /// Its sessions leave, and it gets no new one.
     Drain(DrainOrder),
-    /// The drain that runs is over, and the state from before holds.
+    /// The drain is over, and the state from before holds.
     CancelDrain,
 }
 
@@ -145,8 +145,7 @@ pub(super) fn apply(target: Target<'_>, change: Change, actor: &Actor) -> Result
         Change::Weight(weight) => live.set_weight(weight),
         Change::Drain(order) => live.begin_drain(order, sessions, now),
         Change::CancelDrain => {
-            let none = || format!("Backend {:?} does not drain: there is no drain to cancel.", target.backend().name());
-            live.cancel_drain(now).ok_or_else(|| Refusal::Conflict(none()))?;
+            live.cancel_drain(now).ok_or_else(|| Refusal::Conflict(no_drain(target.backend())))?;
         }
     }
     let (pool, backend, by) = (target.entry.pool.name().to_string(), target.backend().name().to_string(), actor.by());
@@ -178,6 +177,16 @@ pub(super) fn apply(target: Target<'_>, change: Change, actor: &Actor) -> Result
     let published = target.entry.pool.health_tracker().events();
     events.into_iter().for_each(|event| published.publish(event));
     Ok(())
+}
+
+/// Says why there is no drain of an operator to cancel.
+fn no_drain(backend: &Backend) -> String {
+    let (name, live) = (backend.name(), backend.live());
+    match (live.is_leaving(), live.asks_for_drain()) {
+        (true, _) => format!("Backend {name:?} drains because no source finds it any more: have it found again."),
+        (_, true) => format!("Backend {name:?} drains because its responses to probes ask for it: have it stop that."),
+        _ => format!("Backend {name:?} does not drain: there is no drain to cancel."),
+    }
 }
 
 /// Describes a state with the drain that runs in it.

@@ -42,7 +42,7 @@ pub struct Args {
     /// Sessions without a request for this long leave first [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle: Option<String>,
-    /// Cancel the drain: the former state holds again.
+    /// Cancel the drain, or end the state `drain` that it has left: the former state holds again.
     #[arg(long, conflicts_with_all = ["deadline", "then", "idle", "wait"])]
     cancel: bool,
     /// Wait until it has ended. The exit code is 0 if no session was left, and 3 otherwise.
@@ -83,19 +83,40 @@ fn drain(args: &Args, named: Option<BackendName>) -> Result<ExitCode, String> {
         (None, Some(group)) => members(&args.target, group, &admin)?,
         (named, _) => named.into_iter().collect(),
     };
+    if args.cancel {
+        return cancel(targets, &admin, args);
+    }
     let order = order(args);
-    let mut statuses = Vec::new();
-    for target in &targets {
-        statuses.push(match args.cancel {
-            true => ask(&admin, &Method::DELETE, &path(target), None)?,
-            false => ask(&admin, &Method::POST, &path(target), Some(&order))?,
-        });
+    let responses = targets.iter().map(|target| ask(&admin, &Method::POST, &path(target), Some(&order)));
+    let statuses = responses.collect::<Result<Vec<_>, _>>()?;
+    if args.wait {
+        return wait(&targets, &admin, args);
     }
-    if !args.wait {
-        show(&targets, &statuses, args);
-        return Ok(ExitCode::SUCCESS);
+    show(&targets, &statuses, args);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Cancels the drains of these backends. Of a group, it suffices that one drains: those of others may have ended.
+fn cancel(targets: Vec<BackendName>, admin: &AdminClient, args: &Args) -> Result<ExitCode, String> {
+    let (mut cancelled, mut statuses, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for target in targets {
+        match ask(admin, &Method::DELETE, &path(&target), None) {
+            Ok(status) => {
+                cancelled.push(target);
+                statuses.push(status);
+            }
+            Err(why) => refused.push(why),
+        }
     }
-    wait(&targets, &admin, args)
+    let refused = refused.join("\nlinchpin: ");
+    if cancelled.is_empty() {
+        return Err(refused);
+    }
+    show(&cancelled, &statuses, args);
+    if !refused.is_empty() {
+        print_error(&format_args!("linchpin: {refused}\n"));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the path of a backend's drain in the admin API.

@@ -12,19 +12,30 @@ use super::live::Live;
 impl Live {
     /// Drains the backend at `now`, in milliseconds since the Unix epoch, of so many sessions.
     pub fn begin_drain(self: &Arc<Self>, order: DrainOrder, sessions: u64, now: u64) {
-        let running = self.draining().current().filter(|drain| drain.is_running());
-        // A drain with another deadline goes back to what was before the first one.
-        let before = running.filter(|drain| drain.cause == DrainCause::Operator).map(|drain| drain.before);
-        let before = before.unwrap_or(self.wanted());
+        // One after the other goes back to what was before the first one.
+        let before = self.state_before_drain().unwrap_or(self.wanted());
         self.set_state(AdminState::Drain);
         self.draining().begin(Drain::begin(order, DrainCause::Operator, before, sessions, now));
     }
 
-    /// Cancels the operator's drain. Returns it; `None` if none runs.
-    pub fn cancel_drain(self: &Arc<Self>, now: u64) -> Option<Drain> {
-        let drain = self.draining().cancel(DrainCause::Operator, now)?;
-        self.set_state(drain.before);
-        Some(drain)
+    /// Cancels the operator's drain, or ends the state `drain` that one has left. Returns the state that holds then; `None`
+    /// if the state is another one.
+    pub fn cancel_drain(self: &Arc<Self>, now: u64) -> Option<AdminState> {
+        let before = self.state_before_drain();
+        let was_running = self.draining().cancel(DrainCause::Operator, now).is_some();
+        if !was_running && self.wanted() != AdminState::Drain {
+            return None;
+        }
+        let state = before.unwrap_or(AdminState::Ready);
+        self.set_state(state);
+        Some(state)
+    }
+
+    /// Returns the state from before the operator's drain, if it is its drain that the backend is in.
+    fn state_before_drain(&self) -> Option<AdminState> {
+        let drain = self.draining().current().filter(|drain| drain.cause == DrainCause::Operator)?;
+        let has_left_it = self.wanted() == AdminState::Drain && drain.before != AdminState::Drain;
+        (drain.is_running() || has_left_it).then_some(drain.before)
     }
 
     /// Ends the running drain like this, with so many sessions left. Returns it; `None` if none runs.

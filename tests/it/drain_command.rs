@@ -87,6 +87,14 @@ async fn a_group_is_drained_by_one_command_and_the_drain_is_cancelled_by_another
         let (code, _, err) = operated.run(arguments).await;
         assert!(code == Some(expected) && err.contains(why), "{arguments:?}: {err}");
     }
+    // Of a group, those that still drain.
+    operated.run(&["ready", "app/a"]).await;
+    let (code, out, err) = operated.run(&["drain", "app", "--group", "blue", "--cancel"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "app/c: ready, 0 sessions\n"), "{err}");
+    assert!(err.contains("Backend \"a\" does not drain"), "{err}");
+    let (code, _, err) = operated.run(&["drain", "app", "--group", "blue", "--cancel"]).await;
+    assert_eq!((code, err.lines().count()), (Some(1), 2), "{err}");
+    operated.run(&["drain", "app", "--group", "blue"]).await;
     operated.proxy.get(None).await;
     let (code, out, _) = operated.run(&["drain", "app/b", "--deadline", "1h"]).await;
     assert_eq!((code, out.as_str()), (Some(0), "app/b: drain, 5 sessions\n"));

@@ -195,6 +195,14 @@ async fn a_drain_without_a_deadline_moves_nobody_and_one_that_is_cancelled_leave
     assert_eq!((&status["state"], &status["drain"]["phase"]), (&json!("ready"), &json!("cancelled")));
     assert_eq!(proxy.get(Some(&pins[0])).await.text(), "a");
     assert_eq!(proxy.ask("DELETE", &path("a"), "").await.status, 409);
+    // One that has ended leaves it in `drain`; so does another one after it.
+    for _ in 0..2 {
+        drain(&proxy, "a", "{\"deadline\":\"0s\"}").await;
+        until("its end", async || progress(&proxy, "a").await["phase"] == "deadline").await;
+    }
+    let status = ask(&proxy, "DELETE", &path("a"), "").await;
+    assert_eq!((&status["state"], &status["drain"]["phase"]), (&json!("ready"), &json!("deadline")));
+    assert_eq!(proxy.get(Some(&pins[0])).await.text(), "a");
     // Another state cancels it, too.
     let state = "/api/v1/pools/app/backends/a/state";
     ask(&proxy, "POST", state, "{\"state\":\"drain\",\"deadline\":\"1h\"}").await;
