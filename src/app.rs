@@ -31,6 +31,7 @@ mod synced;
 mod take_over;
 mod takeover_parts;
 mod takeover_steps;
+mod thread_failures;
 mod tls_setup;
 
 use std::net::SocketAddr;
@@ -71,6 +72,7 @@ use reload_reports::ReloadReports;
 use running::{Overview, Running, StoreTasks};
 use take_over::{Predecessor, TakeOver};
 use takeover_parts::{Life, Pending, PendingAdmin, PendingWaiting, bind_admin, bind_waiting};
+use thread_failures::ThreadFailures;
 use tls_setup::TlsSetup;
 
 pub use demands::LifeEvent;
@@ -219,7 +221,7 @@ impl App {
             phase: phase.subscribe(),
             older: older.clone(),
         };
-        let handover = composer.plan().server.handover.clone();
+        let (handover, on_last_failure) = (composer.plan().server.handover.clone(), life.clone());
         let take_over = predecessor.map(|Predecessor { channel, generation, .. }| TakeOver {
             channel,
             prepared,
@@ -288,10 +290,10 @@ impl App {
             let housekeeping = housekeeping(Rc::clone(&proxy), thread, backend_down.subscribe(), subscription);
             (proxy, housekeeping)
         };
-        let (broken, of_failure) = (Arc::clone(&phase), events.clone());
-        let on_failure = move || {
-            if broken.send_if_modified(Phase::mark_broken) {
-                of_failure.publish(Event::Process { phase: ProcessPhase::Broken });
+        let failures = ThreadFailures::new(&heartbeats, &phase, &events);
+        let on_failure = move |thread| {
+            if failures.record(thread) {
+                let _ = on_last_failure.send(LifeEvent::AllFailed);
             }
         };
         let workers = Workers::start(inboxes, stop, make, on_failure).map_err(StartError::Thread)?;

@@ -57,15 +57,26 @@ pub enum Phase {
     Closing,
     /// Another process has taken over its listeners, and it ends with its last connection.
     Leaving,
-    /// A data-path thread has ended: the process loses the connections that the kernel gives to it.
+    /// A data-path thread has not run for seconds: the connections that the kernel gives to it wait.
+    Stalled,
+    /// A data-path thread has failed, and lost its connections.
     Broken,
 }
 
 impl Phase {
-    /// Records that a thread has ended. Returns whether that changes the phase: a process that stops is not ready
+    /// Records whether a thread of a process that takes requests does not run. Returns whether that changes the phase.
+    pub fn mark_stalled(&mut self, is_stalled: bool) -> bool {
+        let is_news = *self == if is_stalled { Phase::Ready } else { Phase::Stalled };
+        if is_news {
+            *self = if is_stalled { Phase::Stalled } else { Phase::Ready };
+        }
+        is_news
+    }
+
+    /// Records that a thread has failed. Returns whether that changes the phase: a process that stops is not ready
     /// anyway.
     pub fn mark_broken(&mut self) -> bool {
-        let is_news = matches!(self, Phase::Starting | Phase::Ready);
+        let is_news = matches!(self, Phase::Starting | Phase::Ready | Phase::Stalled);
         if is_news {
             *self = Phase::Broken;
         }

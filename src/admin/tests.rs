@@ -223,7 +223,12 @@ async fn readiness_ends_before_life() {
     server.phase.send_replace(Phase::Starting);
     assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "starting".into()));
     server.phase.send_modify(|phase| assert!(phase.mark_ready()));
+    server.phase.send_modify(|phase| assert!(phase.mark_stalled(true) && !phase.mark_stalled(true)));
+    let why = "stalled: a worker thread does not respond".into();
+    assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, why));
+    server.phase.send_modify(|phase| assert!(phase.mark_stalled(false) && !phase.mark_stalled(false)));
     server.phase.send_modify(|phase| assert!(phase.mark_broken() && !phase.mark_broken()));
+    server.phase.send_modify(|phase| assert!(!phase.mark_stalled(true) && !phase.mark_stalled(false)));
     let why = "broken: a worker thread has ended".into();
     assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, why));
     server.phase.send_replace(Phase::Stopping);

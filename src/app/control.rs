@@ -17,6 +17,7 @@ use super::reload_changes::Commit;
 use super::running::Running;
 use super::take_over::TakeOver;
 use super::takeover_parts::BoundWaiting;
+use super::thread_failures::ThreadFailures;
 use crate::admin::{Phase, ReloadRequest, StatusSources, TREND_INTERVAL};
 use crate::affinity::avoid_list::AvoidList;
 use crate::balance::BalancerKind;
@@ -73,6 +74,7 @@ impl Control {
 async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog {
     let ControlParts { mut running, requests, phase, commit, avoid_list, admin, demands, waiting, take_over } = parts;
     tokio::spawn(process_housekeeping(avoid_list, running.facts.clone(), running.log.loss_reporter()));
+    tokio::spawn(ThreadFailures::new(&running.published.heartbeats(), &phase, &running.facts.events).watch());
     tokio::spawn(tls::reload::watch(running.facts.certificates.clone(), running.facts.events.clone()));
     running.admin = admin.map(|(bound, connections)| bound.serve(&running.facts, connections));
     running.begin();

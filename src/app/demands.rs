@@ -35,6 +35,8 @@ pub enum LifeEvent {
     GivenBack,
     /// The process that has taken over was asked to stop: this one shall stop, too.
     Stop,
+    /// The last worker thread of this process has failed: it can serve nobody any more.
+    AllFailed,
     /// There are too many old processes, and this is the oldest: it shall stop.
     TooMany,
 }

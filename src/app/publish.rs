@@ -58,9 +58,28 @@ impl Heartbeats {
     /// Returns whether each thread has run within `period`, or within the time in which it always does.
     pub fn are_recent(&self, period: Duration) -> bool {
         let (now, most) = (self.0.now(), period.max(HEARTBEAT_TOLERANCE).as_millis());
-        self.0.beats.iter().all(|beat| u128::from(now.saturating_sub(beat.load(Ordering::Relaxed))) <= most)
+        let is_recent = |beat: u64| beat != ENDED && u128::from(now.saturating_sub(beat)) <= most;
+        self.0.beats.iter().all(|beat| is_recent(beat.load(Ordering::Relaxed)))
+    }
+
+    /// Records that a thread has failed, and gives no sign of life any more. Returns whether it was the last one.
+    pub(super) fn end(&self, thread: usize) -> bool {
+        if let Some(beat) = self.0.beats.get(thread) {
+            beat.store(ENDED, Ordering::Relaxed);
+        }
+        // Nobody waits for it any more.
+        self.0.changed.notify_one();
+        self.0.beats.iter().all(|beat| beat.load(Ordering::Relaxed) == ENDED)
+    }
+
+    /// Returns whether a thread has failed.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.beats.iter().any(|beat| beat.load(Ordering::Relaxed) == ENDED)
     }
 }
+
+/// The beat of a thread that has failed.
+const ENDED: u64 = u64::MAX;
 
 /// How old a sign of life may be, at least: a thread gives one twice a second, and a machine may be busy.
 const HEARTBEAT_TOLERANCE: Duration = Duration::from_secs(5);
@@ -170,10 +189,15 @@ impl Published {
         self.entries.store(entries);
     }
 
-    /// Waits until all threads use the current publication, for at most this long; returns whether they do.
+    /// Waits until all threads that have not failed use the current publication, for at most this long; returns whether
+    /// they do.
     pub(super) async fn installed(&self, within: Duration) -> bool {
         let number = self.publication.borrow().number;
-        let is_installed = || self.progress.by_thread.iter().all(|thread| thread.load(Ordering::Acquire) >= number);
+        let threads = || self.progress.by_thread.iter().zip(&self.progress.beats);
+        let is_installed = || {
+            threads()
+                .all(|(thread, beat)| thread.load(Ordering::Acquire) >= number || beat.load(Ordering::Relaxed) == ENDED)
+        };
         let installed = async {
             while !is_installed() {
                 self.progress.changed.notified().await;

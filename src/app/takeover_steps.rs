@@ -121,6 +121,8 @@ impl Running {
     /// Accepts connections again: the successor has failed.
     async fn resume(&mut self) {
         let Some(Paused { admin, phase, .. }) = self.paused.take() else { return };
+        // A thread may have failed meanwhile.
+        let phase = if self.published.heartbeats().has_ended() { Phase::Broken } else { phase };
         self.listeners.resume();
         self.life.stop.withdraw();
         if let Some((settings, socket, connections)) = admin {

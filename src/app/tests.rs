@@ -92,7 +92,7 @@ fn start(log: &Path, backend: SocketAddr) -> RunningThreads {
         let housekeeping = housekeeping(Rc::clone(&proxy), thread, backend_down.subscribe(), subscription);
         (Rc::new(Panics(proxy)), housekeeping)
     };
-    let workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, || {}).unwrap();
+    let workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, |_| {}).unwrap();
     RunningThreads { address, workers, log, _tells: (composer, published, listeners) }
 }
 

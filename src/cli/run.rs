@@ -159,6 +159,10 @@ async fn serve(plan: Plan, inherited: Inheritance, mut signals: Signals, success
                     leave(app, signals, &handles, None).await?;
                     return Err("a worker thread has failed soon after the takeover; the process before this one goes on".into());
                 }
+                LifeEvent::AllFailed => {
+                    app.left(std::future::pending()).await;
+                    return Err("all worker threads have failed; start this process again".into());
+                }
                 LifeEvent::Stop if is_paused => break "the process that has taken over stops",
                 LifeEvent::Stop | LifeEvent::TooMany => {}
             },

@@ -187,6 +187,8 @@ pub enum ProcessPhase {
     Ready,
     /// It takes no more requests.
     Stopping,
+    /// A data-path thread does not respond. Once it does, the process is ready again.
+    Stalled,
     /// A data-path thread has ended.
     Broken,
 }

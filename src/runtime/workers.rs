@@ -63,7 +63,8 @@ pub struct WorkerContext {
 
 impl Workers {
     /// Starts one thread for each inbox. `make` runs on each thread; it returns the thread's handler, and a future that
-    /// runs there for as long as the thread serves. A thread that ends before it is stopped calls `on_failure`.
+    /// runs there for as long as the thread serves. A thread that ends before it is stopped calls `on_failure` with its
+    /// number.
     ///
     /// # Errors
     /// A thread or its event loop can't be created.
@@ -71,7 +72,7 @@ impl Workers {
         inboxes: Vec<Inbox<H::Listener>>,
         stop: StopHandle,
         make: F,
-        on_failure: impl Fn() + Send + Clone + 'static,
+        on_failure: impl Fn(usize) + Send + Clone + 'static,
     ) -> io::Result<Workers>
     where
         H: Handler,
@@ -100,9 +101,9 @@ impl Workers {
                 }
                 tracing::error!(
                     worker = index,
-                    "a worker thread failed and its connections are closed; restart this process"
+                    "a worker thread failed and its connections are closed; restart this process, or have another one take over"
                 );
-                on_failure();
+                on_failure(index);
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
             started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended before it served")))?;
@@ -341,7 +342,7 @@ mod tests {
     fn reports_its_failure<B: Future<Output = ()> + 'static>(housekeeping: fn() -> B) -> bool {
         let (listeners, inboxes, address) = listeners();
         let (report, reports) = mpsc::channel();
-        let on_failure = move || report.send(()).unwrap();
+        let on_failure = move |_| report.send(()).unwrap();
         let make = move |_| (Rc::new(Empty), housekeeping());
         let workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, on_failure).unwrap();
         let reports_its_failure = reports.recv_timeout(Duration::from_secs(2)).is_ok();
@@ -364,7 +365,7 @@ mod tests {
         let (listeners, inboxes, address) = listeners();
         let of_successor = listeners.sockets();
         let make = |_| (Rc::new(Empty), std::future::pending::<()>());
-        let workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, || {}).unwrap();
+        let workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, |_| {}).unwrap();
         let stop = workers.stop_handle();
         stop.leave();
         stop.drain(Duration::from_secs(1));
@@ -382,7 +383,7 @@ mod tests {
             assert!(context.index > 0, "a panic");
             (Rc::new(Empty), std::future::pending::<()>())
         };
-        let on_failure = move || report.send(()).unwrap();
+        let on_failure = move |_| report.send(()).unwrap();
         let _workers = Workers::start(inboxes, StopHandle::new(listeners.files()), make, on_failure).unwrap();
         reports.recv_timeout(Duration::from_secs(20)).unwrap();
     }

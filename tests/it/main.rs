@@ -152,3 +152,4 @@ mod upgrading;
 mod vocabulary;
 mod waiting;
 mod watch;
+mod worker_failures;

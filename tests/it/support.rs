@@ -24,6 +24,7 @@ pub mod reloads;
 pub mod repository;
 pub mod session_app;
 pub mod survival;
+pub mod thread_faults;
 pub mod tool;
 pub mod upgrades;
 pub mod yaml;

@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::support::process::BINARY;
+use super::support::thread_faults::ThreadFaults;
 use super::support::tool::{Folder, run};
 use super::support::{Backend, Client, soon, until};
 
@@ -160,4 +161,24 @@ async fn the_watchdog_is_kept_quiet_while_all_threads_run() {
     assert!(notifications.0.recv(&mut [0; 4096]).is_err());
     signal(&process, "CONT").await;
     notifications.line("WATCHDOG=1").await;
+}
+
+#[tokio::test]
+async fn the_watchdog_hears_nothing_more_once_a_worker_thread_has_failed() {
+    let (a, folder, faults) = (Backend::named("a").await, Folder::new(), ThreadFaults::new().await);
+    let file = configuration(&folder, "[[listeners]]\naddress = \"127.0.0.1:0\"\n", &a);
+    let notifications = Notifications::new(&folder);
+    let by = faults.words();
+    let words = ["WATCHDOG_USEC=60000", BINARY, "run", "-c", &file];
+    let mut process = command(&[&by.each_ref().map(String::as_str), &words[..]].concat(), &folder);
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    notifications.line("WATCHDOG=1").await;
+    faults.fail(1);
+    soon("a line of the watchdog", async {
+        while !lines.next_line().await.unwrap().unwrap().contains("leaving it to systemd's watchdog") {}
+    })
+    .await;
+    while notifications.0.recv(&mut [0; 4096]).is_ok() {}
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(notifications.0.recv(&mut [0; 4096]).is_err());
 }

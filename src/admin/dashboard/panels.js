@@ -44,7 +44,7 @@ const EVENTS = {
   certificate: e => [e.ok ? "good" : "bad", `The certificates of ${e.of} ${e.name} ${e.ok ? "were replaced" : "can't be used; the former ones stay in use"}${because(e.reason)}`],
   discovery: e => [e.ok ? "good" : "warn", `${e.pool}: the source ${e.source} ${e.ok ? "works" : "fails"}${because(e.reason)}`],
   members: e => ["", `${e.pool}: ${plural(e.count, "backend")} ${e.what}: ${e.backends.join(", ")}`],
-  process: e => [e.phase === "ready" ? "good" : "warn", { ready: "Linchpin takes requests", stopping: "Linchpin takes no more requests", broken: "A data-path thread has ended" }[e.phase] ?? e.phase],
+  process: e => [e.phase === "ready" ? "good" : "warn", { ready: "Linchpin takes requests", stopping: "Linchpin takes no more requests", stalled: "A data-path thread does not respond", broken: "A data-path thread has ended" }[e.phase] ?? e.phase],
   upgrade: e => ["", `Upgrade: ${e.phase.replaceAll("_", " ")}${because(e.reason)}`],
   lost: e => ["warn", e.events === null ? "Linchpin was restarted: earlier events are lost" : `${plural(e.events, "event")} missed`],
 };

@@ -146,8 +146,13 @@ impl Running {
 
     /// Starts one with this configuration, which it writes to the file at `path`.
     pub async fn start_with(path: &str, configuration: &str, stdout: Stdio) -> Running {
+        Running::start_by(&[], path, configuration, stdout).await
+    }
+
+    /// Starts one by way of the words `by` before its own, with this configuration, which it writes to the file at `path`.
+    pub async fn start_by(by: &[&str], path: &str, configuration: &str, stdout: Stdio) -> Running {
         std::fs::write(path, configuration).unwrap();
-        let mut running = Running::begin_at(Folder::new(), path, stdout, &[]);
+        let mut running = Running::begin_at(Folder::new(), path, stdout, by);
         let line = running.line("listening address=").await;
         running.address = line.rsplit('=').next().unwrap().to_owned();
         running
