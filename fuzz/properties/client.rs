@@ -14,7 +14,7 @@ use http::{Method, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper_util::rt::TokioIo;
 use linchpin::upstream::RequestHead;
-use linchpin::upstream::http1::connection::Connection;
+use linchpin::upstream::http1::connection::{Connection, FieldRules};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The largest header section that Linchpin accepts, and the most fields.
@@ -198,10 +198,11 @@ fn polls(stream: &Pieces) -> usize {
 fn ours(method: &Method, stream: Pieces) -> Outcome {
     let cx = &mut Context::from_waker(Waker::noop());
     let (polls, mut outcome) = (polls(&stream), Outcome::new());
-    let mut connection = Connection::new(stream, MAX_FIELDS);
+    let mut connection = Connection::new(stream, FieldRules { max: MAX_FIELDS, kept_apart: None });
     connection.check_ready(cx).expect("a new connection");
     let (head, body) = request(method).into_parts();
-    connection.begin(&RequestHead { method: &head.method, target: &head.uri, fields: &head.headers }, body);
+    let (method, target, fields) = (&head.method, &head.uri, &head.headers);
+    connection.begin(&RequestHead { method, target, fields, added: None }, body);
     let mut is_more = true;
     for _ in 0..polls {
         if outcome.head.is_none() {

@@ -26,10 +26,10 @@ pub fn holds(data: &[u8]) {
     let mut server = 0;
     for line in data.split(|byte| *byte == b'\n').take(100).chain([&b""[..]]) {
         let name: HeaderName = match line.first() {
-            Some(b's') => fields::SAVE,
+            Some(b's') => fields::SAVE.clone(),
             Some(b'd') => fields::DROP,
             Some(b'w') => fields::WANT,
-            Some(b'v') => fields::SESSION,
+            Some(b'v') => fields::SESSION.clone(),
             Some(digit @ (b'0' | b'1')) => {
                 server = usize::from(*digit - b'0');
                 continue;
@@ -49,7 +49,7 @@ pub fn holds(data: &[u8]) {
 
 /// A request of the session gets this response.
 fn responds(entry: &std::sync::Arc<Entry>, server: usize, headers: &HeaderMap) {
-    let new = fields::new_state(headers, MAX);
+    let new = fields::new_state(headers, None, MAX);
     is_read_as_it_stands(headers, &new);
     let newer = fields::version_of_response(headers);
     assert!(newer.is_none_or(is_a_version), "{newer:?}");
@@ -108,8 +108,8 @@ fn is_a_version(version: Version) -> bool {
 
 /// A field in its plainest form is read as it stands, and what is read stands there.
 fn is_read_as_it_stands(headers: &HeaderMap, new: &NewState) {
-    let all = |name: HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
-    let (saves, drops) = (all(fields::SAVE), all(fields::DROP));
+    let all = |name: &HeaderName| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    let (saves, drops) = (all(&fields::SAVE), all(&fields::DROP));
     match (new, &saves[..], &drops[..]) {
         (NewState::Unchanged, [], []) => {}
         (NewState::Save { version, ttl, bytes }, [_], []) => {
@@ -118,8 +118,8 @@ fn is_read_as_it_stands(headers: &HeaderMap, new: &NewState) {
             let Version { term, seq } = version;
             let ttl = ttl.map_or(String::new(), |ttl| format!(";ttl={ttl}"));
             let again = format!(":{}:;term={term};seq={seq}{ttl}", STANDARD.encode(bytes));
-            let again = HeaderMap::from_iter([(fields::SAVE, HeaderValue::try_from(again).expect("a value"))]);
-            assert_eq!(fields::new_state(&again, MAX), *new);
+            let again = HeaderMap::from_iter([(fields::SAVE.clone(), HeaderValue::try_from(again).expect("a value"))]);
+            assert_eq!(fields::new_state(&again, None, MAX), *new);
         }
         (NewState::Drop(version), [], [_]) => assert!(is_a_version(*version)),
         (NewState::Unusable(version, defect), ..) => {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::config::{Plan, PoolPlan};
+use crate::copies::fields::SAVE;
 use crate::runtime::ListenerSettings;
 use crate::tls::reload::Reload;
 use crate::tls::{self, Acceptor, Connector};
@@ -58,10 +59,11 @@ impl TlsSetup {
             let settings = pool.upstream.clone();
             let own = |settings: &upstream::Settings| {
                 let tls = connector(pool, settings)?;
-                Ok(Arc::new(Access { tls, settings: settings.clone(), probes: None }))
+                Ok(Arc::new(Access { tls, settings: settings.clone(), kept_apart: None, probes: None }))
             };
             let probes = pool.health.upstream.as_ref().map(own).transpose()?;
-            Ok(Access { tls: connector(pool, &settings)?, settings, probes })
+            let kept_apart = pool.copies.is_some().then_some(&SAVE);
+            Ok(Access { tls: connector(pool, &settings)?, settings, kept_apart, probes })
         };
         Ok(TlsSetup {
             acceptors: listeners.iter().map(acceptor).collect::<Result<_, _>>()?,

@@ -13,9 +13,9 @@ use super::session_ref::SessionRef;
 use super::version::Version;
 
 /// In requests: the session, and the state that Linchpin knows of.
-pub const SESSION: HeaderName = HeaderName::from_static("linchpin-session");
+pub static SESSION: HeaderName = HeaderName::from_static("linchpin-session");
 /// In responses: the session's new state.
-pub const SAVE: HeaderName = HeaderName::from_static("linchpin-session-save");
+pub static SAVE: HeaderName = HeaderName::from_static("linchpin-session-save");
 /// In responses: the session has ended.
 pub const DROP: HeaderName = HeaderName::from_static("linchpin-session-drop");
 /// In responses: the server lacks the state that the request names, and has done nothing.
@@ -62,10 +62,11 @@ pub enum Defect {
     Malformed,
 }
 
-/// Reads what a response says about its session's state. `max` is the longest copy, in bytes.
-pub fn new_state(headers: &HeaderMap, max: usize) -> NewState {
+/// Reads what a response says about its session's state. `kept_apart` is the value of a [`SAVE`] that is not among
+/// `headers`, and `max` is the longest copy, in bytes.
+pub fn new_state(headers: &HeaderMap, kept_apart: Option<&[u8]>, max: usize) -> NewState {
     let malformed = NewState::Unusable(None, Defect::Malformed);
-    let (mut save, mut drop) = (Single::None, Single::None);
+    let (mut save, mut drop) = (kept_apart.map_or(Single::None, Single::One), Single::None);
     // One pass over the few fields that there are: to look up one that most responses lack costs a hash.
     for (name, value) in headers {
         if !is_of_copies(name.as_str()) {
@@ -79,8 +80,8 @@ pub fn new_state(headers: &HeaderMap, max: usize) -> NewState {
     }
     match (save, drop) {
         (Single::None, Single::None) => NewState::Unchanged,
-        (Single::One(save), Single::None) => read_save(save.as_bytes(), max).unwrap_or(malformed),
-        (Single::None, Single::One(drop)) => read_drop(drop.as_bytes()).map_or(malformed, NewState::Drop),
+        (Single::One(save), Single::None) => read_save(save, max).unwrap_or(malformed),
+        (Single::None, Single::One(drop)) => read_drop(drop).map_or(malformed, NewState::Drop),
         _ => malformed,
     }
 }
@@ -91,7 +92,7 @@ pub fn is_wanted(status: StatusCode, headers: &HeaderMap) -> bool {
         return false;
     }
     match single(headers, &WANT) {
-        Single::One(value) => Parser::new(value.as_bytes()).parse::<Item>().is_ok_and(|item| is_true(&item.bare_item)),
+        Single::One(value) => Parser::new(value).parse::<Item>().is_ok_and(|item| is_true(&item.bare_item)),
         Single::None | Single::Several => false,
     }
 }
@@ -99,7 +100,7 @@ pub fn is_wanted(status: StatusCode, headers: &HeaderMap) -> bool {
 /// Reads the version in the `Linchpin-Session` of a server that did not take a copy since it has a newer state.
 pub fn version_of_response(headers: &HeaderMap) -> Option<Version> {
     let Single::One(value) = single(headers, &SESSION) else { return None };
-    let dictionary: Dictionary = Parser::new(value.as_bytes()).parse().ok()?;
+    let dictionary: Dictionary = Parser::new(value).parse().ok()?;
     match dictionary.get("ref")? {
         ListEntry::Item(item) => version_in(item),
         ListEntry::InnerList(_) => None,
@@ -139,13 +140,13 @@ fn write_session(session: SessionRef, term: u32, seq: Option<u64>, dropped: bool
 /// How often a field occurs.
 enum Single<'a> {
     None,
-    One(&'a HeaderValue),
+    One(&'a [u8]),
     Several,
 }
 
 impl<'a> Single<'a> {
     fn add(&mut self, value: &'a HeaderValue) {
-        *self = if matches!(self, Single::None) { Single::One(value) } else { Single::Several };
+        *self = if matches!(self, Single::None) { Single::One(value.as_bytes()) } else { Single::Several };
     }
 }
 
@@ -218,7 +219,14 @@ mod tests {
     }
 
     fn read(fields: &[(&HeaderName, &str)]) -> NewState {
-        new_state(&headers(fields), 8)
+        let new = new_state(&headers(fields), None, 8);
+        // As an HTTP/1.1 connection delivers it.
+        if let Some(first) = fields.iter().position(|(name, _)| **name == SAVE) {
+            let (mut others, (_, save)) = (fields.to_vec(), fields[first]);
+            others.remove(first);
+            assert_eq!(new_state(&headers(&others), Some(save.trim().as_bytes()), 8), new, "{fields:?}");
+        }
+        new
     }
 
     const VERSION: Version = Version { term: 3, seq: 18 };
@@ -302,7 +310,7 @@ mod tests {
         let session = SessionRef::new("app", b"1");
         let field = session_of_copy(session, VERSION).unwrap();
         assert_eq!(field.to_str().unwrap(), format!("ref=\"{session}\";term=3;seq=18"));
-        assert_eq!(version_of_response(&HeaderMap::from_iter([(SESSION, field)])), Some(VERSION));
+        assert_eq!(version_of_response(&HeaderMap::from_iter([(SESSION.clone(), field)])), Some(VERSION));
         for other in ["ref=\"x\";term=3", "ref=(\"x\");term=3;seq=1", "other=1;term=3;seq=1", "ref", "ref=\"x"] {
             assert_eq!(version_of_response(&headers(&[(&SESSION, other)])), None, "{other}");
         }
@@ -343,9 +351,11 @@ mod tests {
                 if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                     headers.insert(name.clone(), value.clone());
                     headers.insert(WANT, value.clone());
-                    headers.insert(SESSION, value);
+                    headers.insert(&SESSION, value);
                 }
-                new_state(&headers, 8);
+                let all = new_state(&headers, None, 8);
+                let save = headers.remove(&SAVE);
+                prop_assert_eq!(new_state(&headers, save.as_ref().map(HeaderValue::as_bytes), 8), all);
                 is_wanted(StatusCode::CONFLICT, &headers);
                 version_of_response(&headers);
             }

@@ -2,7 +2,7 @@
 //! Invariant: an attempt ends with the head of a response, or with a failure that says whether a byte was sent.
 //! Must not know: which candidate is next.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -48,12 +48,12 @@ pub(super) type UpstreamResponse = Response<UpstreamBody<RequestBody>>;
 pub(super) struct UpstreamRequest {
     method: Method,
     uri: Uri,
-    /// The fields, for all attempts: each adds what its backend has to be told.
+    /// The fields, for all attempts.
     headers: RefCell<HeaderMap>,
+    /// What the current attempt tells its backend about the session.
+    session: RefCell<Option<HeaderValue>>,
     body: Option<Rc<ReplayBody>>,
     repeatable: bool,
-    /// The Host that it is sent with, where the pool keeps session copies.
-    host: Option<HeaderValue>,
     /// The client spoke HTTP/1.0 and sent no Host, which the HTTP/1.1 request to the backend needs.
     hostless: bool,
     /// The protocol that the client wants to switch to.
@@ -74,15 +74,14 @@ impl UpstreamRequest {
         let hostless = parts.version == Version::HTTP_10 && !parts.headers.contains_key(HOST);
         let (method, uri) = (parts.method.clone(), std::mem::take(&mut parts.uri));
         let mut headers = std::mem::take(&mut parts.headers);
-        let host = service.copies.as_ref().and_then(|_| headers.get(HOST).cloned());
         let is_stream = route.is_stream || streams::is_stream(&headers);
         let upstream_request = |headers, body, upgrade_request| UpstreamRequest {
             method,
             uri,
             headers: RefCell::new(headers),
+            session: RefCell::default(),
             body,
             repeatable,
-            host,
             hostless,
             upgrade_request,
         };
@@ -177,18 +176,15 @@ impl UpstreamRequest {
         }
     }
 
-    /// Returns the Host that it is sent with.
-    pub(super) fn host(&self) -> Option<&HeaderValue> {
-        self.host.as_ref()
+    /// Returns the Host that it is sent with, unless each backend gets its own.
+    pub(super) fn host(&self) -> Option<HeaderValue> {
+        let headers = self.headers.borrow();
+        headers.get(HOST).filter(|_| !self.hostless).cloned()
     }
 
     /// Sets what the next attempt tells its backend about the session.
     pub(super) fn set_session(&self, field: Option<HeaderValue>) {
-        let mut headers = self.headers.borrow_mut();
-        match field {
-            Some(field) => headers.insert(SESSION, field),
-            None => headers.remove(SESSION),
-        };
+        self.session.replace(field);
     }
 
     /// Returns whether all of it can be sent again.
@@ -208,6 +204,7 @@ impl UpstreamRequest {
             method: &self.method,
             target: &self.uri,
             fields: self.headers.borrow(),
+            added: Ref::filter_map(self.session.borrow(), Option::as_ref).ok().map(|session| (&SESSION, session)),
             scheme,
             body: self.body.as_ref().map_or(RequestBody::Empty, ReplayBody::attempt),
         }

@@ -357,9 +357,8 @@ impl<'a> RequestCopies<'a> {
         offer: Offer,
     ) -> Result<(), Failure> {
         let (version, bytes, left) = (offer.version(), offer.bytes().clone(), offer.left());
-        let field = self.field_of_copy(version);
-        let copy =
-            CopyRequest { field: field.as_ref(), role: Role::Primary, bytes: Some(&bytes), host: request.host() };
+        let (field, host) = (self.field_of_copy(version), request.host());
+        let copy = CopyRequest { field: field.as_ref(), role: Role::Primary, bytes: Some(&bytes), host: host.as_ref() };
         let rules = GiveRules::of(exchange, self.service, self.copies.settings().handover, exchange.total_deadline());
         let end = give::give(thread, self.service, index, &copy, rules, exchange.wait_deadline()).await;
         if !matches!(end, GiveEnd::Failed(_)) {
@@ -380,7 +379,7 @@ impl<'a> RequestCopies<'a> {
             shared.compare(self.session);
         }
         if let Some(departure) = departure {
-            leave::end_at(exchange, self.service, self.copies, request.host(), departure).await;
+            leave::end_at(exchange, self.service, self.copies, host.as_ref(), departure).await;
         }
         match refusal {
             None => {

@@ -57,6 +57,7 @@ impl CopyRequest<'_> {
             method: if self.bytes.is_some() { &PUT } else { &DELETE },
             target: &COPIES_URI,
             fields: fields.of(self, backend),
+            added: None,
             scheme,
             body: RequestBody::Bytes(self.bytes.cloned()),
         }
@@ -78,7 +79,7 @@ pub(super) struct CopyFields {
 impl Default for CopyFields {
     fn default() -> CopyFields {
         let later = HeaderValue::from_static("");
-        let drops = HeaderMap::from_iter([(HOST, later.clone()), (fields::SESSION, later.clone())]);
+        let drops = HeaderMap::from_iter([(HOST, later.clone()), (fields::SESSION.clone(), later.clone())]);
         let mut gives = drops.clone();
         gives.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         gives.insert(fields::ROLE, later);

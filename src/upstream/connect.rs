@@ -14,6 +14,7 @@ use super::backend_stream::BackendStream;
 use super::dial::{Dialled, Purpose, dial};
 use super::failure::{Fact, Failure};
 use super::http1::Http1Connection;
+use super::http1::connection::FieldRules;
 use super::http2::Http2Connection;
 use super::settings::Access;
 use crate::clock;
@@ -58,8 +59,8 @@ where
         }
         let connect_time = clock::now().saturating_duration_since(start);
         let alpn_fell_back_to_h1 = access.settings.http2 && !http1;
-        let connection =
-            Http1Connection::new(stream, sent, access.settings.header_count, connect_time, alpn_fell_back_to_h1);
+        let rules = FieldRules { max: access.settings.header_count, kept_apart: access.kept_apart };
+        let connection = Http1Connection::new(stream, sent, rules, connect_time, alpn_fell_back_to_h1);
         Ok(NewConnection::Http1(Box::new(connection)))
     });
     std::future::poll_fn(|cx| match connecting.as_mut().poll(cx) {

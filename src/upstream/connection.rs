@@ -131,6 +131,15 @@ where
         UpstreamBody { body, connection }
     }
 
+    /// Returns the value of the response's field that its connection keeps apart from the others, once. Only HTTP/1.1
+    /// connections do.
+    pub fn take_kept_apart(&mut self) -> Option<Bytes> {
+        match &mut self.connection {
+            PooledConnection::Http1(connection) => connection.take_kept_apart(),
+            PooledConnection::Http2(_) => None,
+        }
+    }
+
     /// Polls for the next frame of the body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         match (&mut self.body, &mut self.connection) {

@@ -23,7 +23,7 @@ use super::backend_stream::BackendStream;
 use super::failure::{Fact, Failure, SendError};
 use super::outgoing::{OutgoingRequest, RequestHead};
 use crate::net::{Stream, WriteProgress};
-use connection::{Connection, ConnectionError};
+use connection::{Connection, ConnectionError, FieldRules};
 
 /// An HTTP/1.1 connection to a backend.
 pub struct Http1Connection<B: Body + 'static> {
@@ -38,15 +38,15 @@ pub struct Http1Connection<B: Body + 'static> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin + 'static> Http1Connection<B> {
-    /// Begins HTTP/1.1 on a stream, and accepts responses of at most `header_count` fields.
+    /// Begins HTTP/1.1 on a stream, where it reads the fields of responses by these rules.
     pub(super) fn new(
         stream: BackendStream,
         sent: Rc<WriteProgress>,
-        header_count: usize,
+        rules: FieldRules,
         connect_time: Duration,
         alpn_fell_back_to_h1: bool,
     ) -> Http1Connection<B> {
-        let connection = Connection::new(stream, header_count);
+        let connection = Connection::new(stream, rules);
         Http1Connection { connection, sent, connect_time, requests: 0, alpn_fell_back_to_h1 }
     }
 
@@ -102,8 +102,9 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Http1Connection<B> {
                 if let Err(error) = connection.check_ready(cx) {
                     return Poll::Ready(Err((error.fact, Some(error.reason))));
                 }
-                let OutgoingRequest { method, target, fields, body, .. } = request();
-                connection.begin(&RequestHead { method, target, fields: &fields }, body);
+                let OutgoingRequest { method, target, fields, added, body, .. } = request();
+                let added = added.as_ref().map(|(name, value)| (*name, &**value));
+                connection.begin(&RequestHead { method, target, fields: &fields, added }, body);
             }
             match connection.poll_response(cx, &mut on_interim) {
                 Poll::Ready(result) => Poll::Ready(result.map_err(|error| (error.fact, Some(error.reason)))),
@@ -121,6 +122,11 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Http1Connection<B> {
     /// Polls for the next frame of the response's body, and sends what is left of the request.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ConnectionError>>> {
         self.connection.poll_frame(cx)
+    }
+
+    /// Returns the value of the response's field that is kept apart, once.
+    pub(super) fn take_kept_apart(&mut self) -> Option<Bytes> {
+        self.connection.take_kept_apart()
     }
 
     /// Whether the body of the response has been read to its end.
@@ -165,7 +171,8 @@ mod tests {
     }
 
     fn outgoing((method, target, fields): &(Method, Uri, RefCell<HeaderMap>)) -> OutgoingRequest<'_, Empty<Bytes>> {
-        OutgoingRequest { method, target, fields: fields.borrow(), scheme: Scheme::HTTP, body: Empty::new() }
+        let (fields, scheme) = (fields.borrow(), Scheme::HTTP);
+        OutgoingRequest { method, target, fields, added: None, scheme, body: Empty::new() }
     }
 
     /// Sends a request on a new connection, in a task that does `spent` other things in each iteration.
@@ -177,7 +184,7 @@ mod tests {
             let _ = stream.read(&mut [0; 1024]).await.unwrap();
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
-        let access = Access { settings: Settings::default(), tls: None, probes: None };
+        let access = Access { settings: Settings::default(), tls: None, kept_apart: None, probes: None };
         let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
         let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
         let request = request(Method::GET, "/");
@@ -215,7 +222,7 @@ mod tests {
             tokio::task::spawn_local(crate::net::run_batcher());
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = Address::Tcp(listener.local_addr().unwrap());
-            let access = Access { settings: Settings::default(), tls: None, probes: None };
+            let access = Access { settings: Settings::default(), tls: None, kept_apart: None, probes: None };
             let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
             let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
             let (mut backend, _) = listener.accept().unwrap();
@@ -259,7 +266,7 @@ mod tests {
                 listener.accept().await.unwrap().0.read_to_end(&mut all).await.unwrap();
                 all
             });
-            let access = Access { settings: Settings::default(), tls: None, probes: None };
+            let access = Access { settings: Settings::default(), tls: None, kept_apart: None, probes: None };
             let new = connect(&address, &access, Some([127, 0, 0, 1].into()), false, |_| Poll::Pending).await;
             let Ok(NewConnection::Http1(mut connection)) = new else { panic!("no connection of HTTP/1.1") };
             let request = request(Method::POST, "/pay");

@@ -4,7 +4,7 @@
 
 use std::cell::Ref;
 
-use http::header::{CONNECTION, HOST, HeaderMap};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
 
@@ -17,6 +17,8 @@ pub struct RequestHead<'r> {
     pub target: &'r Uri,
     /// The fields.
     pub fields: &'r HeaderMap,
+    /// A field beside them.
+    pub added: Option<(&'r HeaderName, &'r HeaderValue)>,
 }
 
 /// A request as one attempt sends it. Its header section stays where it is, for another attempt.
@@ -27,6 +29,8 @@ pub struct OutgoingRequest<'r, B> {
     pub target: &'r Uri,
     /// The fields.
     pub fields: Ref<'r, HeaderMap>,
+    /// What this attempt alone says. Beside the fields: to put it among them for HTTP/1.1 costs more than to write it.
+    pub added: Option<(&'r HeaderName, Ref<'r, HeaderValue>)>,
     /// The scheme that HTTP/2 names.
     pub scheme: Scheme,
     /// The body.
@@ -40,6 +44,9 @@ impl<B> OutgoingRequest<'_, B> {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.clone();
         *request.headers_mut() = self.fields.clone();
+        if let Some((name, value)) = self.added {
+            request.headers_mut().insert(name.clone(), value.clone());
+        }
         to_http2(&mut request, self.scheme);
         request
     }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use http::header::HeaderName;
 use http::uri::Scheme;
 
 use crate::tls::{self, Connector};
@@ -36,6 +37,9 @@ pub struct Access {
     pub settings: Settings,
     /// The TLS connector, if the pool uses TLS.
     pub tls: Option<Arc<Connector>>,
+    /// A field of responses that only Linchpin reads, and that may be long. HTTP/1.1 connections keep it apart from the
+    /// others.
+    pub kept_apart: Option<&'static HeaderName>,
     /// How health checks connect, if not as requests do.
     pub probes: Option<Arc<Access>>,
 }

@@ -91,7 +91,7 @@ impl RequestCopies<'_> {
         copy: NewCopy,
     ) -> Result<(), ProxyError> {
         let NewCopy { version, bytes, known } = copy;
-        let field = self.field_of_copy(version);
+        let (field, host) = (self.field_of_copy(version), request.host());
         let placement = Placement {
             copies: self.copies,
             session: self.session,
@@ -100,7 +100,7 @@ impl RequestCopies<'_> {
             field: field.as_ref(),
             bytes: bytes.as_ref(),
             known: &known,
-            host: request.host(),
+            host: host.as_ref(),
         };
         let Placed { first, replicas } = replicate::place(thread, exchange, self.service, &placement).await;
         self.replica = Some(first);

@@ -21,13 +21,14 @@ impl RequestCopies<'_> {
         thread: &ThreadState,
         index: usize,
         in_flight: InFlight,
-        response: UpstreamResponse,
+        mut response: UpstreamResponse,
         may_discard: &dyn Fn(Failure) -> bool,
     ) -> Result<Received, AttemptError> {
         let is_want = fields::is_wanted(response.status(), response.headers());
         let mut shared = None;
         if !is_want {
-            let taken = self.take(thread, index, &in_flight, response.headers());
+            let kept_apart = response.body_mut().take_kept_apart();
+            let taken = self.take(thread, index, &in_flight, response.headers(), kept_apart.as_deref());
             shared = taken.map_err(|error| refused_response(error, may_discard))?;
             if shared.is_none() && self.ended.is_none() && self.to_place.is_none() {
                 return Ok(Received::Passed(response));

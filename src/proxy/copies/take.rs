@@ -15,7 +15,7 @@ use crate::copies::{Claim, CopyEvent, InFlight, NewState, Refusal, Saved, Sessio
 
 impl RequestCopies<'_> {
     /// Takes what the response of the backend at `index` says about the session. Returns what the shared store has to
-    /// know of it before the response goes on.
+    /// know of it before the response goes on. `kept_apart` is the field with the state, if it is not among `headers`.
     ///
     /// # Errors
     /// The response must not reach the client.
@@ -25,12 +25,16 @@ impl RequestCopies<'_> {
         index: usize,
         in_flight: &InFlight,
         headers: &HeaderMap,
+        kept_apart: Option<&[u8]>,
     ) -> Result<Option<(Version, SharedState)>, ProxyError> {
-        let new = fields::new_state(headers, self.copies.settings().max);
-        let now = clock::unix().as_secs();
+        let new = fields::new_state(headers, kept_apart, self.copies.settings().max);
         // A state belongs to the session that the client has after this response: an application may issue another id,
         // which makes the former one worthless.
-        let issued = self.service.affinity.issued_key(headers, &self.service.pool, now);
+        let affinity = &self.service.affinity;
+        let issued = match affinity.uses_ids_of_the_application() {
+            true => affinity.issued_key(headers, &self.service.pool, clock::unix().as_secs()),
+            false => None,
+        };
         if let Some(issued) = issued.map(|key| SessionRef::from_words(key.words())).filter(|new| *new != self.session) {
             if let (Some(entry), false) = (&self.entry, self.is_provisional) {
                 let known = entry.view();
@@ -48,14 +52,14 @@ impl RequestCopies<'_> {
                 }
             }
             (self.session, self.is_provisional) = (issued, false);
-            self.entry = self.copies.store().find(issued, now);
+            self.entry = self.copies.store().find(issued, clock::unix().as_secs());
             if self.entry.as_ref().is_some_and(|entry| entry.view().term > in_flight.claim().term) {
                 // The id is in use already, by requests that know more than this one.
                 self.refused(thread, index, Refusal::StaleSeq, None);
                 return Ok(None);
             }
         }
-        self.store(index, in_flight.claim(), new, now, thread)
+        self.store(index, in_flight.claim(), new, thread)
     }
 
     fn store(
@@ -63,7 +67,6 @@ impl RequestCopies<'_> {
         index: usize,
         claim: &Claim,
         new: NewState,
-        now: u64,
         thread: &ThreadState,
     ) -> Result<Option<(Version, SharedState)>, ProxyError> {
         let (event, defect) = match &new {
@@ -72,6 +75,7 @@ impl RequestCopies<'_> {
             NewState::Drop(_) => (CopyEvent::Drop, None),
             NewState::Unusable(_, defect) => (CopyEvent::Save, Some(*defect)),
         };
+        let now = clock::unix().as_secs();
         // What can't be stored needs no place, unless it voids something.
         let place = match (&self.entry, defect) {
             (Some(entry), _) => Some(Arc::clone(entry)),

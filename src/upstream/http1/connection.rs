@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Decoder;
+pub use super::head::FieldRules;
 use super::head::{HeadReader, ResponseHead};
 use super::read;
 use super::spare_fields;
@@ -24,8 +25,7 @@ use crate::upstream::outgoing::RequestHead;
 /// A connection over the stream `S`, for requests with bodies of type `B`.
 pub struct Connection<S, B> {
     stream: S,
-    /// The most fields of a response.
-    max_fields: usize,
+    rules: FieldRules,
     /// Bytes that were read and not used yet.
     unread: Bytes,
     /// The number of bytes that were read.
@@ -35,6 +35,8 @@ pub struct Connection<S, B> {
     /// Why the request could not be sent whole.
     write_error: Option<ConnectionError>,
     state: State,
+    /// The value of the response's field that is kept apart.
+    kept_apart: Option<Bytes>,
     /// Whether it can carry another request after this one.
     is_persistent: bool,
     is_response_to_head: bool,
@@ -93,16 +95,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Body<Data = Bytes> + Unpin,
 {
-    /// Makes a connection that accepts responses of at most `max_fields` fields.
-    pub fn new(stream: S, max_fields: usize) -> Connection<S, B> {
+    /// Makes a connection that reads the fields of responses by these rules.
+    pub fn new(stream: S, rules: FieldRules) -> Connection<S, B> {
         Connection {
             stream,
-            max_fields,
+            rules,
             unread: Bytes::new(),
             received: 0,
             writer: None,
             write_error: None,
             state: State::Idle,
+            kept_apart: None,
             is_persistent: true,
             is_response_to_head: false,
         }
@@ -144,6 +147,7 @@ where
             return;
         }
         self.poll_write(cx);
+        self.kept_apart = None;
         let is_sent = self.writer.is_none() && self.write_error.is_none();
         self.state = if is_sent && self.is_persistent { State::Idle } else { State::Failed };
     }
@@ -195,12 +199,13 @@ where
         if self.unread.is_empty() {
             return Ok(None);
         }
-        let Some(mut head) = reader.read(&mut self.unread, self.max_fields, spare_fields::take)? else {
+        let Some(mut head) = reader.read(&mut self.unread, self.rules, spare_fields::take)? else {
             return Ok(None);
         };
         if !head.is_interim() {
             let framing = head.settle_framing(self.is_response_to_head)?;
             self.is_persistent &= head.is_persistent;
+            self.kept_apart = head.kept_apart.take();
             self.state = match head.response.status() {
                 StatusCode::SWITCHING_PROTOCOLS => State::Upgraded,
                 _ => State::Body(Decoder::new(framing)),
@@ -232,6 +237,11 @@ where
                 Poll::Pending => return self.write_error.map_or(Poll::Pending, |error| Poll::Ready(Some(Err(error)))),
             }
         }
+    }
+
+    /// Returns the value of the response's field that is kept apart, once.
+    pub fn take_kept_apart(&mut self) -> Option<Bytes> {
+        self.kept_apart.take()
     }
 
     /// Whether the body of the response has been read to its end.
@@ -311,12 +321,13 @@ mod tests {
         response: &[u8],
     ) -> (Connection<DuplexStream, TestBody>, DuplexStream, Poll<Result<Response<()>, ConnectionError>>) {
         let (stream, mut backend) = duplex(4096);
-        let mut connection = Connection::new(stream, 100);
+        let mut connection = Connection::new(stream, FieldRules { max: 100, kept_apart: None });
         let mut cx = Context::from_waker(Waker::noop());
         assert!(connection.check_ready(&mut cx).is_ok());
         let fields = HeaderMap::from_iter([(http::header::HOST, http::HeaderValue::from_static("a"))]);
         let target = http::Uri::from_static("/");
-        connection.begin(&RequestHead { method: &Method::POST, target: &target, fields: &fields }, body);
+        let head = RequestHead { method: &Method::POST, target: &target, fields: &fields, added: None };
+        connection.begin(&head, body);
         backend.write_all(response).await.unwrap();
         let polled = connection.poll_response(&mut cx, &mut |_, _| {});
         (connection, backend, polled)

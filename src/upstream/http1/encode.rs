@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
 
 use crate::upstream::outgoing::RequestHead;
 
@@ -35,7 +35,7 @@ pub(super) fn encode_head(
     length: Option<u64>,
     into: &mut Vec<u8>,
 ) -> Option<BodyEncoder> {
-    let RequestHead { method, target, fields } = head;
+    let RequestHead { method, target, fields, added } = head;
     into.extend_from_slice(method.as_str().as_bytes());
     into.push(b' ');
     into.extend_from_slice(target.path().as_bytes());
@@ -50,9 +50,10 @@ pub(super) fn encode_head(
         if is_framing && !(is_empty && *name == CONTENT_LENGTH && value == "0") {
             continue;
         }
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            into.extend_from_slice(part);
-        }
+        write_line(name, value, into);
+    }
+    if let Some((name, value)) = added {
+        write_line(name, value, into);
     }
     let encoder = match (is_empty, length) {
         (true, _) => None,
@@ -69,6 +70,12 @@ pub(super) fn encode_head(
     };
     into.extend_from_slice(b"\r\n");
     encoder
+}
+
+fn write_line(name: &HeaderName, value: &HeaderValue, into: &mut Vec<u8>) {
+    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        into.extend_from_slice(part);
+    }
 }
 
 /// Returns the names that the field Trailer lists.
@@ -120,9 +127,7 @@ impl BodyEncoder {
         let (last, end) = LAST_CHUNK.split_at(LAST_CHUNK.len() - 2);
         into.extend_from_slice(last);
         for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| announced.contains(name)) {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                into.extend_from_slice(part);
-            }
+            write_line(name, value, into);
         }
         into.extend_from_slice(end);
         Ok(())
@@ -136,7 +141,8 @@ mod tests {
 
     fn head(request: &Request<()>, is_empty: bool, length: Option<u64>) -> (String, Option<BodyEncoder>) {
         let mut bytes = Vec::new();
-        let head = RequestHead { method: request.method(), target: request.uri(), fields: request.headers() };
+        let (method, target, fields) = (request.method(), request.uri(), request.headers());
+        let head = RequestHead { method, target, fields, added: None };
         let encoder = encode_head(&head, is_empty, length, &mut bytes);
         (String::from_utf8(bytes).unwrap(), encoder)
     }

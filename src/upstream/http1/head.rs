@@ -21,10 +21,23 @@ const FIELDS_ON_STACK: usize = 100;
 /// The most bytes of interim responses to one request.
 const MAX_INTERIM: usize = 1024 * 1024;
 
+/// What a connection accepts of the fields of a response.
+#[derive(Debug, Clone, Copy)]
+pub struct FieldRules {
+    /// The most fields.
+    pub max: usize,
+    /// A field of this name is kept apart from the others, if there is one. Among them its value would be checked byte by
+    /// byte once more, and the field would be hashed to be added, found and removed: that costs more than all other fields
+    /// together if it is long.
+    pub kept_apart: Option<&'static HeaderName>,
+}
+
 /// A header section.
 #[derive(Debug)]
 pub(super) struct ResponseHead {
     pub(super) response: Response<()>,
+    /// The value of the first field that is kept apart. A further one is among the others.
+    pub(super) kept_apart: Option<Bytes>,
     /// Whether the backend keeps the connection open for another request, as far as is known (RFC 9112 §9.3).
     pub(super) is_persistent: bool,
 }
@@ -75,15 +88,15 @@ pub(super) struct HeadReader {
 }
 
 impl HeadReader {
-    /// Takes the next header section, of at most `max_fields` fields, out of `input`. Returns `None` if it is
-    /// incomplete: all of `input` was used then. `fields` returns an empty map, which its fields are put into.
+    /// Takes the next header section out of `input`. Returns `None` if it is incomplete: all of `input` was used then.
+    /// `fields` returns an empty map, which its fields are put into.
     ///
     /// # Errors
     /// [`Fact::Garbage`] if it is malformed, and [`Fact::HeadTooLarge`] if it exceeds a limit.
     pub(super) fn read(
         &mut self,
         input: &mut Bytes,
-        max_fields: usize,
+        rules: FieldRules,
         fields: impl FnOnce() -> HeaderMap,
     ) -> Result<Option<ResponseHead>, Fact> {
         if !self.partial.is_empty() {
@@ -101,7 +114,7 @@ impl HeadReader {
             skip(input, length);
             self.empty += length;
         }
-        match parse(input, max_fields, fields)? {
+        match parse(input, rules, fields)? {
             Some((head, length)) => {
                 self.check_size(length.saturating_sub(1))?;
                 skip(input, length);
@@ -137,15 +150,15 @@ fn has_end(bytes: &[u8]) -> bool {
 /// Parses a header section. Returns it with its length, or `None` if it is incomplete.
 fn parse(
     bytes: &Bytes,
-    max_fields: usize,
+    rules: FieldRules,
     fields: impl FnOnce() -> HeaderMap,
 ) -> Result<Option<(ResponseHead, usize)>, Fact> {
     let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_ON_STACK];
     let mut many = Vec::new();
-    let space = match few.get_mut(..max_fields) {
+    let space = match few.get_mut(..rules.max) {
         Some(space) => space,
         None => {
-            many.resize_with(max_fields, MaybeUninit::uninit);
+            many.resize_with(rules.max, MaybeUninit::uninit);
             &mut many[..]
         }
     };
@@ -173,7 +186,13 @@ fn parse(
     let mut headers = fields();
     headers.reserve(parsed.headers.len());
     let (mut closes, mut keeps_alive) = (false, version == Version::HTTP_11);
+    let mut kept_apart = None;
     for Header { name, value } in &*parsed.headers {
+        let is_kept_apart = |kept: &HeaderName| name.eq_ignore_ascii_case(kept.as_str());
+        if kept_apart.is_none() && rules.kept_apart.is_some_and(is_kept_apart) {
+            kept_apart = Some(bytes.slice_ref(value));
+            continue;
+        }
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fact::Garbage)?;
         // A part of `bytes`: each field would take memory of its own otherwise.
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(value)).map_err(|_| Fact::Garbage)?;
@@ -184,7 +203,7 @@ fn parse(
         headers.append(name, value);
     }
     *response.headers_mut() = headers;
-    Ok(Some((ResponseHead { response, is_persistent: keeps_alive && !closes }, length)))
+    Ok(Some((ResponseHead { response, kept_apart, is_persistent: keeps_alive && !closes }, length)))
 }
 
 /// Whether a line of the field Connection has this option.
@@ -196,13 +215,16 @@ fn has_option(line: &HeaderValue, option: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::LINK;
+
+    const RULES: FieldRules = FieldRules { max: 100, kept_apart: Some(&LINK) };
 
     /// Reads a header section that arrives in these pieces. Returns it with what follows it.
     fn read(pieces: &[&[u8]]) -> Result<Option<(ResponseHead, Vec<u8>)>, Fact> {
         let mut reader = HeadReader::default();
         for (at, piece) in pieces.iter().enumerate() {
             let mut input = Bytes::copy_from_slice(piece);
-            if let Some(head) = reader.read(&mut input, 100, HeaderMap::new)? {
+            if let Some(head) = reader.read(&mut input, RULES, HeaderMap::new)? {
                 return Ok(Some((head, [&input[..], &pieces[at + 1..].concat()].concat())));
             }
             assert!(input.is_empty());
@@ -315,6 +337,31 @@ mod tests {
     }
 
     #[test]
+    fn the_first_field_of_one_name_is_kept_apart_and_counted_and_checked_like_the_others() {
+        let head = |fields: &str| read(&[format!("HTTP/1.1 200 X\r\n{fields}\r\n").as_bytes()]);
+        let (kept, rest) = head("a: b\r\nLINK:  cé \r\nlink: d\r\n")
+            .unwrap()
+            .map(|(head, _)| (head.kept_apart, head.response))
+            .unwrap();
+        assert_eq!(kept.as_deref(), Some("cé".as_bytes()));
+        assert_eq!(
+            (rest.headers().len(), &rest.headers()["a"], &rest.headers()["link"]),
+            (2, &"b".parse().unwrap(), &"d".parse().unwrap())
+        );
+        assert!(head("a: b\r\n").unwrap().is_some_and(|(head, _)| head.kept_apart.is_none()));
+        for value in ["\0", "a\x7f", "a\x1fb"] {
+            assert_eq!(head(&format!("link: {value}\r\n")).err(), Some(Fact::Garbage), "{value:?}");
+        }
+        let of = |max: usize| {
+            let mut input = Bytes::from_static(b"HTTP/1.1 200 X\r\nlink: a\r\nb: c\r\n\r\n");
+            HeadReader::default()
+                .read(&mut input, FieldRules { max, ..RULES }, HeaderMap::new)
+                .map(|head| head.is_some())
+        };
+        assert_eq!((of(2), of(1)), (Ok(true), Err(Fact::HeadTooLarge)));
+    }
+
+    #[test]
     fn a_header_section_is_bounded_in_size_and_fields() {
         let sized = |length: usize| format!("HTTP/1.1 200 X\r\nx:{}\r\n\r\n", "y".repeat(length - 22)).into_bytes();
         assert!(read(&[&sized(MAX_RESPONSE_HEAD)]).unwrap().is_some());
@@ -326,7 +373,8 @@ mod tests {
         for max in [1, 100, 101, 1000] {
             let read = |count: usize| {
                 let mut input = format!("HTTP/1.1 200 X\r\n{}\r\n", "x: y\r\n".repeat(count)).into();
-                HeadReader::default().read(&mut input, max, HeaderMap::new).map(|head| head.is_some())
+                let rules = FieldRules { max, kept_apart: None };
+                HeadReader::default().read(&mut input, rules, HeaderMap::new).map(|head| head.is_some())
             };
             assert_eq!((read(max), read(max + 1)), (Ok(true), Err(Fact::HeadTooLarge)), "{max}");
         }
@@ -336,7 +384,7 @@ mod tests {
     fn nothing_is_held_behind_a_header_section_but_its_own_fields() {
         let buffer = Bytes::from(b"HTTP/1.1 204 X\r\nx: y\r\n\r\n".to_vec());
         let mut input = buffer.clone();
-        let head = HeadReader::default().read(&mut input, 100, HeaderMap::new).unwrap().unwrap();
+        let head = HeadReader::default().read(&mut input, RULES, HeaderMap::new).unwrap().unwrap();
         drop(head);
         assert!(input.is_empty() && buffer.is_unique());
     }
@@ -348,9 +396,9 @@ mod tests {
             let mut reader = HeadReader::default();
             for _ in 0..count {
                 let mut input = Bytes::from_static(interim);
-                assert!(reader.read(&mut input, 100, HeaderMap::new)?.is_some_and(|head| head.is_interim()));
+                assert!(reader.read(&mut input, RULES, HeaderMap::new)?.is_some_and(|head| head.is_interim()));
             }
-            reader.read(&mut Bytes::from_static(b"HTTP/1.1 200 X\r\n\r\n"), 100, HeaderMap::new)
+            reader.read(&mut Bytes::from_static(b"HTTP/1.1 200 X\r\n\r\n"), RULES, HeaderMap::new)
         };
         let most = MAX_INTERIM / interim.len();
         assert!(read(most).is_ok_and(|head| head.is_some()));
@@ -361,7 +409,7 @@ mod tests {
     fn an_interim_response_precedes_the_final_one() {
         let mut input = Bytes::from_static(b"HTTP/1.1 103 X\r\nlink: a\r\n\r\nHTTP/1.1 200 X\r\n\r\n");
         let mut reader = HeadReader::default();
-        let mut next = || reader.read(&mut input, 100, HeaderMap::new).unwrap().unwrap().is_interim();
+        let mut next = || reader.read(&mut input, RULES, HeaderMap::new).unwrap().unwrap().is_interim();
         assert_eq!([next(), next()], [true, false]);
     }
 }

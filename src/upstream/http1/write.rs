@@ -224,7 +224,7 @@ mod tests {
         let frames: Vec<_> = pieces.iter().map(|piece| Ok::<_, ()>(Frame::data(piece.clone()))).collect();
         let body = Sized(StreamBody::new(futures_util::stream::iter(frames)), length);
         let (target, fields) = (http::Uri::from_static("/"), http::HeaderMap::new());
-        let head = RequestHead { method: &http::Method::POST, target: &target, fields: &fields };
+        let head = RequestHead { method: &http::Method::POST, target: &target, fields: &fields, added: None };
         let mut writer = RequestWriter::new(&head, body);
         let mut stream = Narrow { written: Vec::new(), most, is_ready: false, held: 0 };
         let cx = &mut Context::from_waker(Waker::noop());
