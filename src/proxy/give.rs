@@ -18,6 +18,7 @@ use super::thread::ThreadState;
 use crate::clock::{self, Deadline};
 use crate::copies::{Given, Refusal, Version, fields};
 use crate::pool::Backend;
+use crate::upstream::http1::spare_fields;
 use crate::upstream::{Fact, Failure, PoolKey, PooledConnection, UpstreamBody};
 
 /// How giving ended.
@@ -106,8 +107,9 @@ pub(super) async fn give(
                     _ => None,
                 };
                 let end = GiveEnd::Response(response.status(), version);
-                let body = UpstreamBody::new(response.into_body(), connection);
-                release(thread, service, backend, rules.key(), body).await;
+                let (head, body) = response.into_parts();
+                spare_fields::put(head.headers);
+                release(thread, service, backend, rules.key(), UpstreamBody::new(body, connection)).await;
                 return end;
             }
             Err(error) => error,

@@ -18,6 +18,9 @@ use crate::upstream::settings::MAX_RESPONSE_HEAD;
 /// The number of fields for which there is room on the stack.
 const FIELDS_ON_STACK: usize = 100;
 
+/// About how many fields are added on the way to the client. Without room for them the map would grow once more.
+const ADDED: usize = 4;
+
 /// The most bytes of interim responses to one request.
 const MAX_INTERIM: usize = 1024 * 1024;
 
@@ -184,7 +187,7 @@ fn parse(
         response.extensions_mut().insert(reason);
     }
     let mut headers = fields();
-    headers.reserve(parsed.headers.len());
+    headers.reserve(parsed.headers.len() + ADDED);
     let (mut closes, mut keeps_alive) = (false, version == Version::HTTP_11);
     let mut kept_apart = None;
     for Header { name, value } in &*parsed.headers {

@@ -1,29 +1,35 @@
-//! Owns: the memory of one map of fields: that of a request which is over is used for the next response.
-//! Invariant: the map is empty, and one is kept for each thread, of bounded size.
+//! Owns: the memory of maps of fields: that of a request which is over is used for the next response.
+//! Invariant: the maps are empty, and few are kept for each thread, of bounded size.
 //! Must not know: connections.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use http::header::HeaderMap;
 
 /// The most fields that a map has room for if it is kept.
 const MAX_FIELDS: usize = 256;
 
+/// The most maps that are kept for each thread. Requests that run in turn need one; those that wait for a session's copy to
+/// be given, while others run, need some more.
+const MAX_MAPS: usize = 16;
+
 thread_local! {
-    static SPARE: Cell<Option<HeaderMap>> = const { Cell::new(None) };
+    static SPARE: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Returns an empty map.
 pub(super) fn take() -> HeaderMap {
-    SPARE.take().unwrap_or_default()
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
 /// Takes a map that is no longer needed.
 pub fn put(mut fields: HeaderMap) {
-    if fields.capacity() <= MAX_FIELDS {
-        fields.clear();
-        SPARE.set(Some(fields));
-    }
+    SPARE.with_borrow_mut(|spare| {
+        if fields.capacity() <= MAX_FIELDS && spare.len() < MAX_MAPS {
+            fields.clear();
+            spare.push(fields);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -40,7 +46,9 @@ mod tests {
         put(fields);
         let next = take();
         assert!(next.is_empty() && next.get(COOKIE).is_none() && next.capacity() >= 16);
-        assert_eq!(take().capacity(), 0, "there is one for each thread");
+        assert_eq!(take().capacity(), 0, "it was the only one");
+        (0..MAX_MAPS + 1).for_each(|_| put(HeaderMap::with_capacity(16)));
+        assert_eq!((0..MAX_MAPS + 1).filter(|_| take().capacity() > 0).count(), MAX_MAPS, "they are bounded");
         put(HeaderMap::with_capacity(2 * MAX_FIELDS));
         assert_eq!(take().capacity(), 0);
     }
