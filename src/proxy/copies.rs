@@ -109,15 +109,17 @@ pub(super) async fn attempt(
             match attempt::attempt(thread, exchange, service, order, request, index, in_flight.as_ref(), may_discard)
                 .await
             {
-                Ok(response) => match (copies.as_mut(), in_flight) {
-                    (Some(copies), Some(in_flight)) => {
-                        match copies.received(thread, index, in_flight, response, may_discard)? {
-                            Received::Passed(response) => return Ok(response),
-                            Received::More(more) => more,
+                Ok(mut response) => {
+                    // By reference: most responses are passed on at once, and to move them costs more than to look at them.
+                    let next = match copies.as_mut().zip(in_flight.as_ref()) {
+                        Some((copies, in_flight)) => {
+                            copies.received(thread, index, in_flight, &mut response, may_discard)?
                         }
-                    }
-                    _ => return Ok(response),
-                },
+                        None => None,
+                    };
+                    let Some((next, in_flight)) = next.zip(in_flight) else { return Ok(response) };
+                    UnfinishedResponse { response, in_flight, next }
+                }
                 Err(failure) => {
                     let copies = copies.as_mut().zip(in_flight);
                     if copies.is_some_and(|(copies, in_flight)| copies.may_follow(failure, in_flight)) {
@@ -135,12 +137,12 @@ pub(super) async fn attempt(
     }
 }
 
-/// What becomes of a response.
-enum Received {
-    /// It is passed on.
-    Passed(UpstreamResponse),
-    /// Something else comes first.
-    More(UnfinishedResponse),
+/// What comes before a response is passed on.
+enum BeforeResponse {
+    /// The request is sent again: the backend lacks the state, and has done nothing.
+    SendAgain,
+    /// The response's state is put where it has to be, and the shared store is told this.
+    Keep(Option<(Version, SharedState)>),
 }
 
 /// A response that is not passed on yet.
@@ -148,10 +150,7 @@ struct UnfinishedResponse {
     response: UpstreamResponse,
     /// The request counts until its state is where it has to be.
     in_flight: InFlight,
-    /// What the shared store has to know.
-    shared: Option<(Version, SharedState)>,
-    /// The backend lacks the state, and the request is sent again.
-    is_want: bool,
+    next: BeforeResponse,
 }
 
 impl<'a> RequestCopies<'a> {

@@ -7,12 +7,12 @@ use super::super::error::ProxyError;
 use super::super::exchange::Exchange;
 use super::super::give;
 use super::super::thread::ThreadState;
-use super::{AttemptError, Received, RequestCopies, UnfinishedResponse};
+use super::{AttemptError, BeforeResponse, RequestCopies, UnfinishedResponse};
 use crate::copies::{CopyEvent, InFlight, Refusal, fields};
 use crate::upstream::{Fact, Failure, PoolKey};
 
 impl RequestCopies<'_> {
-    /// Takes a response of the backend at `index`.
+    /// Takes what a response of the backend at `index` says. Returns what comes before it is passed on, if anything does.
     ///
     /// # Errors
     /// The response must not reach the client.
@@ -20,21 +20,18 @@ impl RequestCopies<'_> {
         &mut self,
         thread: &ThreadState,
         index: usize,
-        in_flight: InFlight,
-        mut response: UpstreamResponse,
+        in_flight: &InFlight,
+        response: &mut UpstreamResponse,
         may_discard: &dyn Fn(Failure) -> bool,
-    ) -> Result<Received, AttemptError> {
-        let is_want = fields::is_wanted(response.status(), response.headers());
-        let mut shared = None;
-        if !is_want {
-            let kept_apart = response.body_mut().take_kept_apart();
-            let taken = self.take(thread, index, &in_flight, response.headers(), kept_apart.as_deref());
-            shared = taken.map_err(|error| refused_response(error, may_discard))?;
-            if shared.is_none() && self.ended.is_none() && self.to_place.is_none() {
-                return Ok(Received::Passed(response));
-            }
+    ) -> Result<Option<BeforeResponse>, AttemptError> {
+        if fields::is_wanted(response.status(), response.headers()) {
+            return Ok(Some(BeforeResponse::SendAgain));
         }
-        Ok(Received::More(UnfinishedResponse { response, in_flight, shared, is_want }))
+        let kept_apart = response.body_mut().take_kept_apart();
+        let taken = self.take(thread, index, in_flight, response.headers(), kept_apart.as_deref());
+        let shared = taken.map_err(|error| refused_response(error, may_discard))?;
+        let is_all = shared.is_none() && self.ended.is_none() && self.to_place.is_none();
+        Ok((!is_all).then_some(BeforeResponse::Keep(shared)))
     }
 
     /// Does what has to be done before a response is passed on, and returns it. Returns `None` if the request is sent again.
@@ -50,12 +47,15 @@ impl RequestCopies<'_> {
         more: UnfinishedResponse,
         may_discard: &dyn Fn(Failure) -> bool,
     ) -> Result<Option<UpstreamResponse>, AttemptError> {
-        let UnfinishedResponse { response, in_flight, shared, is_want } = more;
+        let UnfinishedResponse { response, in_flight, next } = more;
         // Boxed: a save that is placed on another backend, which is most of them, needs none of the three.
-        if is_want {
-            Box::pin(self.wanted(thread, exchange, request, index, in_flight, response)).await?;
-            return Ok(None);
-        }
+        let shared = match next {
+            BeforeResponse::SendAgain => {
+                Box::pin(self.wanted(thread, exchange, request, index, in_flight, response)).await?;
+                return Ok(None);
+            }
+            BeforeResponse::Keep(shared) => shared,
+        };
         if self.ended.is_some() {
             Box::pin(self.wait_until_left(exchange)).await;
         }
