@@ -9,6 +9,8 @@ mod guard;
 mod haproxy;
 mod listener;
 mod nginx;
+mod node;
+mod notes;
 mod output;
 mod own_addresses;
 mod pool;

@@ -5,8 +5,6 @@
 mod entry;
 mod health;
 mod middleware;
-mod node;
-mod notes;
 mod rule;
 mod service;
 mod sticky;
@@ -14,10 +12,10 @@ mod weights;
 
 use self::entry::{EntryPoints, RouterEntryPoints};
 use self::middleware::Effects;
-use self::node::{Map, Node, is_named, peek};
-use self::notes::{left, note};
 use self::service::Services;
 use super::guard::{Guard, GuardScope};
+use super::node::{self, Map, Node, is_named, peek};
+use super::notes::{left, note};
 use super::output::Output;
 use super::reasons::NONE;
 use super::route::{Destination, Request};

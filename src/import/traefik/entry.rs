@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::grammar;
+use super::super::node::{Map, Node};
+use super::super::node::{is_named, peek};
 use super::super::output::Output;
 use super::super::route::{Destination, Redirect, Request};
 use super::super::toml::{Table, Value};
 use super::super::units;
-use super::node::{Map, Node};
-use super::node::{is_named, peek};
 
 /// The entry points and TLS options of a router.
 pub(super) struct RouterEntryPoints {

@@ -3,11 +3,11 @@
 //! Must not know: servers.
 
 use super::super::grammar;
+use super::super::node::{Map, Node};
+use super::super::notes::{duration, left, note, number_in};
 use super::super::pool::{INTERVAL, WAIT};
 use super::super::reasons::NONE;
 use super::super::toml::{Table, Value};
-use super::node::{Map, Node};
-use super::notes::{duration, left, note, number_in};
 
 pub(super) fn health(check: &Map, path: &str, health: &mut Table) {
     let shown = |key: &str, node: &Node| format!("{path}.{key}: {}", node.text().unwrap_or_default());

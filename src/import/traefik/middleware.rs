@@ -3,13 +3,13 @@
 //! Must not know: services, entry points.
 
 use super::super::grammar;
+use super::super::node::{Map, Node};
+use super::super::node::{is_named, peek};
+use super::super::notes::note;
 use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
 use super::super::route::Redirect;
 use super::super::source::DEEPEST;
 use super::super::toml::Table;
-use super::node::{Map, Node};
-use super::node::{is_named, peek};
-use super::notes::note;
 
 /// The combined effects of a router's middlewares.
 #[derive(Default)]

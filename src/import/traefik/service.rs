@@ -6,15 +6,15 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::backend_protocol::{BackendProtocol, BackendTls, server_name};
 use super::super::grammar;
+use super::super::node::{Map, Node};
+use super::super::node::{is_named, peek};
+use super::super::notes::{duration, left, list_in, map_in, note, number_in};
 use super::super::output::Output;
 use super::super::pool::{Balance, By, Pool, WAIT, name_of};
 use super::super::reasons::NONE;
 use super::super::toml::{Table, Value};
 use super::super::units::{self, Address};
 use super::health::{health, passive};
-use super::node::{Map, Node};
-use super::node::{is_named, peek};
-use super::notes::{duration, left, list_in, map_in, note, number_in};
 use super::sticky::sticky;
 use super::weights::{Part, weights};
 

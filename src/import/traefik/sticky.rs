@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::super::grammar;
 use super::super::grammar::{domain, routing_cookie, same_site};
+use super::super::node::Map;
+use super::super::notes::{left, map_in, note};
 use super::super::pool::{Cookie, Pinning, Pool};
 use super::super::reasons::NONE;
-use super::node::Map;
-use super::notes::{left, map_in, note};
 
 pub(super) fn sticky(holder: &Map, path: &str, pool: &mut Pool) {
     const COOKIE: &str = "Linchpin pins clients by a cookie";

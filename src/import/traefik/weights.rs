@@ -2,7 +2,7 @@
 //! Invariant: each service keeps its share, however many servers it has.
 //! Must not know: the other settings of a server.
 
-use super::node::{Map, Node};
+use super::super::node::{Map, Node};
 
 /// A load balancer that is all or part of a pool.
 pub(super) struct Part<'n> {

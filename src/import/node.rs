@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, Span};
 use toml::de::{DeTable, DeValue};
 
-use super::super::source::{DEEPEST, SyntaxError};
+use super::source::{DEEPEST, SyntaxError};
 
 /// The most values that anchors may repeat.
 const MOST_REPEATED: usize = 100_000;
@@ -203,7 +203,7 @@ fn value_node(
 
 fn yaml(text: &str) -> Result<Node, SyntaxError> {
     let mut parser = Parser::new_from_str(text);
-    let mut reader = Yaml { root: None, open: Vec::new(), anchors: HashMap::new(), repeated: 0 };
+    let mut reader = Yaml::default();
     while let Some(event) = parser.next_event() {
         let (event, span) = event
             .map_err(|error| SyntaxError::new(error.marker().line(), format!("invalid YAML: {}", error.info())))?;
@@ -213,6 +213,7 @@ fn yaml(text: &str) -> Result<Node, SyntaxError> {
 }
 
 /// The state of the YAML parser. It does not recurse, so the depth of a document can't exhaust the stack.
+#[derive(Default)]
 struct Yaml {
     root: Option<Node>,
     open: Vec<Open>,

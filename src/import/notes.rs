@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use super::super::reasons::NONE;
-use super::super::toml::Table;
-use super::super::units;
 use super::node::{Data, Map, Node};
+use super::reasons::NONE;
+use super::toml::Table;
+use super::units;
 
 /// Takes a map in a map; another kind of value is noted.
 pub(super) fn map_in<'n>(map: &'n Map, key: &str, path: &str, notes: &mut Table) -> Option<&'n Map> {
