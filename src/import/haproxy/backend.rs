@@ -341,6 +341,9 @@ impl<'p> BackendReader<'p> {
 
     fn probes(&mut self, parameters: &Parameters, line: usize, text: &str) {
         let health = &mut self.pool.health;
+        if let Some(port) = parameters.probe_port.filter(|port| (1..=65535).contains(port)) {
+            health.share("port", Value::number(port), line, text);
+        }
         let interval = parameters.inter.unwrap_or(EVERY).clamp(*INTERVAL.start(), *INTERVAL.end());
         match self.interval {
             None if interval != EVERY => health.set("interval", Value::duration(interval)),

@@ -21,6 +21,8 @@ pub(super) struct Parameters {
     pub(super) rise: Option<u64>,
     pub(super) fall: Option<u64>,
     pub(super) maxconn: Option<u64>,
+    /// The port that is probed.
+    pub(super) probe_port: Option<u64>,
     pub(super) slow_start: Option<Duration>,
     /// The number of consecutive failures that ejects the server.
     pub(super) error_limit: Option<u64>,
@@ -45,7 +47,7 @@ const NAMES: &str = "a DNS answer is valid for its TTL, within `min_interval` an
 const ONE_PROBE: &str = "probes go to the backend's own address, at one interval";
 
 /// Parameters with an argument that have no equivalent.
-const WITH_ARGUMENT: [(&str, &str); 43] = [
+const WITH_ARGUMENT: [(&str, &str); 42] = [
     ("addr", ONE_PROBE),
     ("agent-inter", NONE),
     ("agent-addr", NONE),
@@ -77,7 +79,6 @@ const WITH_ARGUMENT: [(&str, &str); 43] = [
     ("pool-low-conn", NONE),
     ("pool-max-conn", "use `max_idle_per_thread` of [pools.upstream], the same for all backends"),
     ("pool-purge-delay", "use `idle_timeout` of [pools.upstream], the same for all backends"),
-    ("port", ONE_PROBE),
     ("proxy-v2-options", NONE),
     ("redir", "this redirect is not imported: use `redirect` of [[routes]]"),
     ("resolve-net", NAMES),
@@ -124,6 +125,7 @@ impl Parameters {
                         None => self.unsupported.push((format!("inter {text}"), "not a duration")),
                     }
                 }
+                "port" => self.probe_port = number(word, argument(), &mut self.unsupported).or(self.probe_port),
                 "slowstart" => {
                     let text = argument();
                     match units::milliseconds(text) {

@@ -30,6 +30,9 @@ pub(super) fn health(check: &Map, path: &str, health: &mut Table) {
             "status" if text.parse().is_ok_and(|code: u16| (100..=599).contains(&code)) => {
                 health.share("expect", Value::list([text]), line, &shown(key, node));
             }
+            "port" if text.parse::<u16>().is_ok_and(|port| port > 0) => {
+                health.share("port", Value::number(text.parse().unwrap_or(1)), line, &shown(key, node));
+            }
             "method" if text == "GET" => {}
             "method" if !text.is_empty() => health.unneeded(line, &shown(key, node), "probes use GET"),
             "scheme" if text == "http" => {}
