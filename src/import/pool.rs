@@ -24,6 +24,8 @@ pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=YEA
 pub(super) const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=YEAR;
 /// The range of a session's lifetime.
 const LIFE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// The largest weight of a backend.
+const MAX_WEIGHT: u64 = 1000;
 /// The default of `total`.
 const TOTAL: Duration = Duration::from_secs(120);
 /// The default of `connect`.
@@ -159,6 +161,15 @@ impl Pool {
         &mut self.backends[last]
     }
 
+    /// Scales the weights, if any is larger than Linchpin's can be.
+    fn scale_weights(&mut self) {
+        let most = self.backends.iter().filter_map(Backend::given_weight).max().unwrap_or_default();
+        if most > MAX_WEIGHT {
+            self.backends.iter_mut().for_each(|backend| backend.scale_weight(MAX_WEIGHT, most));
+            self.main.comment(format!("weights are scaled: {MAX_WEIGHT} is the most"));
+        }
+    }
+
     /// Disables the backends that are listeners of the source.
     pub(super) fn leave_out(&mut self, own_addresses: &OwnAddresses) {
         let is_own = |address: &Address| address.listening().is_some_and(|address| own_addresses.has(&address));
@@ -245,6 +256,7 @@ impl Pool {
 
     /// Completes the tables when all lines were read. `cookies` has the cookie names of the other pools.
     pub(super) fn complete(&mut self, cookies: &mut UniqueNames) {
+        self.scale_weights();
         self.complete_timeouts();
         self.complete_protocol();
         if matches!(self.pinning, Some(Pinning::Route { .. })) {

@@ -19,6 +19,8 @@ pub(in crate::import) struct Backend {
     pub(in crate::import) table: Table,
     /// The DNS records by which servers are found.
     found: Option<Found>,
+    /// Its weight, as the source has it.
+    weight: Option<u64>,
     is_off: bool,
     is_out: bool,
 }
@@ -65,7 +67,17 @@ impl Backend {
                 is_off = true;
             }
         }
-        Backend { name: name.into(), line, text: text.into(), route: None, table, found, is_off, is_out: false }
+        Backend {
+            name: name.into(),
+            line,
+            text: text.into(),
+            route: None,
+            table,
+            found,
+            weight: None,
+            is_off,
+            is_out: false,
+        }
     }
 
     /// Disables it, with the reason.
@@ -102,8 +114,23 @@ impl Backend {
     pub(in crate::import) fn weight(&mut self, weight: u64, line: usize, text: &str) {
         match self.found {
             Some(Found::Services) => self.table.unneeded(line, text, "the SRV records give each server's weight"),
-            _ => self.table.set("weight", Value::number(weight.min(1000))),
+            _ => {
+                self.weight = Some(weight);
+                self.table.set("weight", Value::number(weight));
+            }
         }
+    }
+
+    pub(super) fn given_weight(&self) -> Option<u64> {
+        self.weight
+    }
+
+    /// Scales its weight, so that `most` becomes `largest`. A weight of 1 is the default.
+    pub(super) fn scale_weight(&mut self, largest: u64, most: u64) {
+        let weight = self.weight.unwrap_or(1);
+        let scaled = u128::from(weight) * u128::from(largest) / u128::from(most.max(1));
+        let scaled = u64::try_from(scaled).unwrap_or(largest);
+        self.table.set("weight", Value::number(if weight == 0 { 0 } else { scaled.max(1) }));
     }
 
     /// Makes it a backup: it gets new sessions only if no other backend can take them.
