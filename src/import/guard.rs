@@ -1,15 +1,18 @@
-//! Owns: access restrictions of a source that Linchpin has no equivalent of.
+//! Owns: access restrictions of a source: those that Linchpin has too, and those that it has no equivalent of.
 //! Invariant: a restriction names the requests that it applied to.
 //! Must not know: how the output protects these requests.
 
+use super::address_lists::AddressLists;
 use super::route::Request;
 
-/// An access restriction without an equivalent, such as a password or an address list.
+/// An access restriction. It has no equivalent, unless it is lists of addresses for whole routes.
 pub(super) struct Guard {
     pub(super) place: GuardScope,
     pub(super) line: usize,
     pub(super) text: String,
     pub(super) why: String,
+    /// What it is, if it is nothing else.
+    pub(super) lists: Option<AddressLists>,
 }
 
 /// The requests that a restriction applied to.

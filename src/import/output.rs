@@ -15,7 +15,7 @@ use super::listener::Listener;
 use super::pool::Pool;
 use super::route::{Destination, Request, Route};
 use super::source::{Format, Imported};
-use super::toml::Table;
+use super::toml::{Table, Value};
 use super::unique_names::{UniqueNames, named};
 
 /// A Linchpin configuration under construction.
@@ -210,6 +210,15 @@ impl Output {
         }
     }
 
+    /// Sets a key of these routes.
+    pub(super) fn set_on(&mut self, ids: &[usize], key: &'static str, value: &Value) {
+        for id in ids {
+            if let Some(route) = self.routes.get_mut(*id) {
+                route.table.set(key, value.clone());
+            }
+        }
+    }
+
     /// Adds an access restriction without an equivalent.
     pub(super) fn guard(&mut self, guard: Guard) {
         self.guards.push(guard);
@@ -266,7 +275,7 @@ impl Output {
             && route.table.has_no_comments()
             && !route.is_off
             && matches!(&route.destination, Destination::Pool { strip: None, add: None, .. })
-            && route.table.get("listeners").is_none()
+            && ["listeners", "allow", "deny", "basic_auth"].iter().all(|key| route.table.get(key).is_none())
         {
             self.routes.clear();
         }

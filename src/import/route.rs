@@ -2,6 +2,7 @@
 //! Invariant: two destinations are equal only if all their parts are.
 //! Must not know: the formats of sources; listeners.
 
+use super::address_lists::AddressLists;
 use super::toml::{Table, Value};
 
 /// The requests that a route matches.
@@ -44,6 +45,8 @@ pub(super) struct Route {
     /// The listener groups at which it is served.
     pub(super) groups: Vec<usize>,
     pub(super) table: Table,
+    /// Who may use it, where several lines of the source say so.
+    pub(super) lists: AddressLists,
     pub(super) is_off: bool,
 }
 
@@ -172,7 +175,28 @@ impl Route {
             }
             Destination::Redirect(redirect) => table.set("redirect", redirect.value()),
         }
-        Route { request, destination, groups, table, is_off: false }
+        Route { request, destination, groups, table, lists: AddressLists::default(), is_off: false }
+    }
+
+    /// Whether lists of addresses can be added: not if it has another list of those that may use it, since only those in
+    /// both may.
+    pub(super) fn takes(&self, lists: &AddressLists) -> bool {
+        lists.allow.is_empty() || self.lists.allow.is_empty() || self.lists.allow == lists.allow
+    }
+
+    /// Adds lists of addresses that it takes.
+    pub(super) fn restrict(&mut self, lists: &AddressLists) {
+        let new = |known: &[String], list: &[String]| -> Vec<String> {
+            list.iter().filter(|network| !known.contains(network)).cloned().collect()
+        };
+        let (allow, deny) = (new(&self.lists.allow, &lists.allow), new(&self.lists.deny, &lists.deny));
+        self.lists.allow.extend(allow);
+        self.lists.deny.extend(deny);
+        for (key, list) in [("allow", &self.lists.allow), ("deny", &self.lists.deny)] {
+            if !list.is_empty() {
+                self.table.set(key, Value::list(list.iter().map(String::as_str)));
+            }
+        }
     }
 
     /// Returns the pool that it leads to.

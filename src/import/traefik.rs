@@ -17,7 +17,7 @@ use super::guard::{Guard, GuardScope};
 use super::node::{self, Map, Node, is_named, peek};
 use super::notes::{left, note};
 use super::output::Output;
-use super::reasons::NONE;
+use super::reasons::{FILTER, NONE, PASSWORDS};
 use super::route::{Destination, Request};
 use super::source::SyntaxError;
 use super::toml::Value;
@@ -163,8 +163,21 @@ fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mu
             }
         }
     }
-    for (line, text, why) in &effects.guards {
-        out.guard(Guard { place: place.clone(), line: *line, text: text.clone(), why: (*why).into() });
+    let ids = match &place {
+        GuardScope::Routes(ids) => ids.clone(),
+        _ => Vec::new(),
+    };
+    let mut guards = effects.guards.clone();
+    for (at, (line, text, key, value)) in effects.access.iter().enumerate() {
+        // Two lists would have to be one of what both have.
+        let is_first = effects.access.iter().take(at).all(|(_, _, other, _)| other != key);
+        match is_first && !ids.is_empty() {
+            true => out.set_on(&ids, key, value),
+            false => guards.push((*line, text.clone(), if *key == "allow" { FILTER } else { PASSWORDS })),
+        }
+    }
+    for (line, text, why) in &guards {
+        out.guard(Guard { place: place.clone(), line: *line, text: text.clone(), why: (*why).into(), lists: None });
     }
     if let Some(index) = pool {
         retries(router, middlewares, index, services);

@@ -2,6 +2,7 @@
 //! Invariant: an ambiguous text is refused.
 //! Must not know: what a value is for.
 
+use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -147,6 +148,12 @@ pub(super) fn listener(text: &str) -> Option<SocketAddr> {
         "::" => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)),
         host => ip(host).map(|ip| SocketAddr::new(ip, port)),
     }
+}
+
+/// Parses an IP address or a network.
+pub(super) fn network(text: &str) -> Option<IpNet> {
+    let network = text.parse::<IpNet>().ok();
+    network.or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from)).map(|network| network.trunc())
 }
 
 #[cfg(test)]

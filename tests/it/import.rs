@@ -423,8 +423,12 @@ fn an_import_that_loses_a_restriction_fails_unless_that_is_accepted() {
     // It was written all the same.
     assert!(std::fs::read_to_string(&out).unwrap().contains("#[[routes]]"));
     assert_eq!(import(&lost, &["--accept-losses"]).status.code(), Some(0));
-    // A limit is no restriction.
-    for rule in ["option forwardfor", "http-request deny deny_status 429 if { sc_http_req_rate(0) gt 100 }"] {
+    // A limit is no restriction, and a list is not lost.
+    for rule in [
+        "option forwardfor",
+        "http-request deny deny_status 429 if { sc_http_req_rate(0) gt 100 }",
+        "http-request deny if { src 192.0.2.0/24 }",
+    ] {
         let kept = import(&source(rule), &[]);
         assert_eq!(kept.status.code(), Some(0), "{rule}: {}", said(&kept));
     }

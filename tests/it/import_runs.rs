@@ -7,6 +7,7 @@ use linchpin::app::App;
 use linchpin::config;
 use linchpin::import::{Format, Imported, import};
 
+use super::passwords::users;
 use super::support::authority::Authority;
 use super::support::repository::{files, read};
 use super::support::tool::Folder;
@@ -41,11 +42,20 @@ impl Files {
                 "cert" => &self.certificate,
                 "key" => &self.key,
                 "ca" | "client_ca" => &self.authority,
+                "basic_auth" => return self.with_users(line),
                 _ => return format!("{line}\n"),
             };
             format!("{key} = {file:?}\n")
         };
         text.lines().map(line).collect()
+    }
+
+    /// A line with the file of users that there is.
+    fn with_users(&self, line: &str) -> String {
+        let (begin, rest) = line.split_once("file = \"").unwrap();
+        let (_, end) = rest.split_once('"').unwrap();
+        let users = self.folder.write("users", users(&[("ana", "sesame")]).as_bytes());
+        format!("{begin}file = {users:?}{end}\n")
     }
 
     fn errors(&self, text: &str) -> Vec<String> {
@@ -77,7 +87,7 @@ impl Files {
 
 /// The sources in tests/it/import/ that are whole: nothing in them is left to be filled in by hand.
 fn whole() -> Vec<(String, String)> {
-    let kinds = ["-https.", "-discovery.", "-guards.", "-clients.", "-one-line.", "-acme."];
+    let kinds = ["-https.", "-discovery.", "-guards.", "-clients.", "-one-line.", "-acme.", "-access."];
     let is_whole = |file: &String| !file.contains("/expected/") && kinds.iter().any(|kind| file.contains(kind));
     let all: Vec<_> =
         files("tests/it/import").into_iter().filter(is_whole).map(|file| (file.clone(), read(&file))).collect();
@@ -189,7 +199,7 @@ async fn traefik_runs_and_the_made_up_listener_is_no_backend() {
     let app = files.run(&imported);
     assert_eq!(get(&app, 0, "a.example", "/app/x").await.unwrap().0, 200);
     assert_eq!(backend.seen()[0].path(), "/x");
-    assert_eq!(get(&app, 0, "b.example", "/").await.unwrap().0, 404);
+    assert_eq!(get(&app, 0, "b.example", "/").await.unwrap().0, 403);
     app.stop().await;
 }
 
@@ -222,4 +232,55 @@ fn what_answers_nothing_is_not_said_to_run() {
     }
     let good = said("nginx.conf", "server { location / { proxy_pass http://127.0.0.1:9001; } }");
     assert!(good.contains("it can be run"), "{good}");
+}
+
+#[tokio::test]
+async fn lists_and_passwords_of_a_source_hold_in_what_is_made_of_it() {
+    let (files, backend) = (Files::new(), Backend::named("a").await);
+    let address = backend.address();
+    let sources = [
+        (
+            "nginx.conf",
+            format!(
+                "server {{ listen 80; location / {{ proxy_pass http://{address}; }} location /in {{ allow 127.0.0.0/8; deny all; \
+                 proxy_pass http://{address}; }} location /out {{ deny 127.0.0.1; proxy_pass http://{address}; }} location /who {{ \
+                 auth_basic \"Staff\"; auth_basic_user_file users; proxy_pass http://{address}; }} }}"
+            ),
+        ),
+        (
+            "haproxy.cfg",
+            format!(
+                "frontend f\n mode http\n bind :80\n acl out path_beg /out\n acl home src 127.0.0.0/8\n http-request deny if out home\n \
+                 use_backend b if out\n default_backend b\nbackend b\n server a {address}\n"
+            ),
+        ),
+        (
+            "traefik.yaml",
+            format!(
+                "http:\n  routers:\n    all: {{rule: PathPrefix(`/`), service: a}}\n    out: {{rule: PathPrefix(`/out`), service: a, \
+                 middlewares: [far]}}\n    who: {{rule: PathPrefix(`/who`), service: a, middlewares: [users]}}\n  middlewares:\n    far: \
+                 {{ipAllowList: {{sourceRange: [192.0.2.0/24]}}}}\n    users: {{basicAuth: {{usersFile: /users}}}}\n  services:\n    a: \
+                 {{loadBalancer: {{servers: [{{url: \"http://{address}\"}}]}}}}\n"
+            ),
+        ),
+    ];
+    for (name, source) in sources {
+        let imported = imported(name, &source);
+        assert!(!imported.lost_access_control, "{}", imported.text);
+        let app = files.run(&imported);
+        let status = async |path: &str| get(&app, 0, "a.example", path).await.unwrap().0;
+        assert_eq!(
+            (status("/").await, status("/out").await, status("/%6fut").await),
+            (200, 403, 403),
+            "{}",
+            imported.text
+        );
+        if imported.text.contains("basic_auth") {
+            assert_eq!(status("/who").await, 401, "{}", imported.text);
+        }
+        if imported.text.contains("/in\"") {
+            assert_eq!(status("/in").await, 200, "{}", imported.text);
+        }
+        app.stop().await;
+    }
 }

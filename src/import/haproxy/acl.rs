@@ -5,7 +5,10 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
+use ipnet::IpNet;
+
 use super::super::rule::Condition;
+use super::super::units;
 use super::syntax::Statement;
 
 /// The reason why routes can't express a condition.
@@ -87,6 +90,55 @@ impl Acls {
             whole = whole.and(&one).unwrap_or(whole);
         }
         whole
+    }
+
+    /// Splits a condition into what it requires of the request, whether the address must be in a list or must not, and the
+    /// list. `None` if it is anything else.
+    pub(super) fn addresses(&self, words: &[String], is_unless: bool) -> Option<(Condition, bool, Vec<IpNet>)> {
+        if words.iter().any(|word| word == "or" || word == "||") {
+            return None;
+        }
+        let (mut rest, mut found, mut names) = (Condition::always(), None, Vec::new());
+        let mut words = words;
+        let mut is_not = false;
+        let mut terms = 0;
+        while let Some((first, behind)) = words.split_first() {
+            words = behind;
+            let name = first.trim_start_matches('!');
+            is_not ^= (first.len() - name.len()) % 2 == 1;
+            if name.is_empty() {
+                continue;
+            }
+            let tests: Vec<&[String]> = if name == "{" {
+                let end = words.iter().position(|word| word == "}")?;
+                let (inside, after) = words.split_at(end);
+                words = after.get(1..).unwrap_or_default();
+                vec![inside]
+            } else {
+                names.push(name.to_owned());
+                self.tests.get(name)?.iter().map(Vec::as_slice).collect()
+            };
+            terms += 1;
+            if tests.iter().all(|test| test.first().is_some_and(|word| word == "src")) {
+                let networks: Option<Vec<Vec<IpNet>>> = tests.iter().map(|test| networks(test)).collect();
+                let known = found.replace((!is_not, networks?.concat()));
+                if known.is_some() {
+                    return None;
+                }
+            } else {
+                let mut all = tests.iter().map(|one| test(one).ok());
+                let first = all.next()??;
+                let condition = all.try_fold(first, |one, other| one.or(other?))?;
+                rest = rest.and(&condition).filter(|_| !is_not)?;
+            }
+            is_not = false;
+        }
+        let (is_in, networks) = found?;
+        if is_unless && terms > 1 {
+            return None;
+        }
+        self.used.borrow_mut().extend(names);
+        Some((rest, is_in != is_unless, networks))
     }
 
     /// Returns whether a condition tests a rate or a counter of a client.
@@ -291,6 +343,12 @@ fn compared(is_host: bool, by: Match, value: &str) -> Result<Condition, &'static
         }
         (true, _) => Err(LABELS),
     }
+}
+
+/// Returns the networks of a test `src NETWORK …`; `None` if they are in a file, or are none.
+fn networks(test: &[String]) -> Option<Vec<IpNet>> {
+    let words = test.get(1..).filter(|words| !words.is_empty())?;
+    words.iter().map(|word| units::network(word)).collect()
 }
 
 #[cfg(test)]

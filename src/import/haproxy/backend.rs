@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::guard::{Guard, GuardScope};
 use super::super::output::Output;
 use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
+use super::super::rule::Condition;
 use super::super::toml::{Table, Value};
 use super::super::units::{self, Address};
 use super::acl::Acls;
@@ -178,7 +179,9 @@ impl<'p> BackendReader<'p> {
     pub(super) fn finish(mut self, out: &mut Output) -> Pool {
         for (statement, why) in std::mem::take(&mut self.guards) {
             let place = GuardScope::Pool(self.pool.name().to_owned());
-            out.guard(Guard { place, line: statement.line, text: statement.text.clone(), why: why.into() });
+            let listed = rules::addresses(statement, self.acls).filter(|(area, _)| *area == Condition::always());
+            let lists = listed.map(|(_, lists)| lists);
+            out.guard(Guard { place, line: statement.line, text: statement.text.clone(), why: why.into(), lists });
         }
         if let Some((prefix, statement)) = self.stripped.take() {
             out.strip(self.pool.name(), &prefix, statement.line, &statement.text);

@@ -58,8 +58,11 @@ impl<'p> FrontendReader<'p> {
         if let Some(why) = rules::guard(statement, self.acls) {
             let (_, when) = rules::split(statement.from(1));
             let area = if when.is_unless { Condition::always() } else { self.acls.over(when.words) };
+            let listed = rules::addresses(statement, self.acls);
+            let area = listed.as_ref().map_or(area, |(area, _)| area.clone());
             let place = GuardScope::Groups(vec![self.number], area.routes());
-            out.guard(Guard { place, line, text: text.into(), why: why.into() });
+            let lists = listed.map(|(_, lists)| lists);
+            out.guard(Guard { place, line, text: text.into(), why: why.into(), lists });
             return Disposition::Converted;
         }
         if let Some(why) = rules::limit(statement, self.acls) {

@@ -2,8 +2,10 @@
 //! Invariant: an access restriction is recognized as one.
 //! Must not know: frontends and backends.
 
+use super::super::address_lists::AddressLists;
 use super::super::reasons::{FILTER, PASSWORDS, RATES};
 use super::super::route::Redirect;
+use super::super::rule::Condition;
 use super::acl::Acls;
 use super::syntax::Statement;
 
@@ -40,6 +42,24 @@ pub(super) fn guard(statement: &Statement, acls: &Acls) -> Option<&'static str> 
         }
         _ => None,
     }
+}
+
+/// Returns the lists of addresses that a line amounts to, and the requests that they are for.
+pub(super) fn addresses(statement: &Statement, acls: &Acls) -> Option<(Condition, AddressLists)> {
+    let verb = match statement.word(0) {
+        "tcp-request" => statement.word(2),
+        "http-request" => statement.word(1),
+        _ => return None,
+    };
+    let (_, when) = split(statement.from(1));
+    let is_refusal = matches!(verb, "deny" | "tarpit" | "reject" | "silent-drop");
+    let (rest, is_refused, networks) = acls.addresses(when.words, when.is_unless).filter(|_| is_refusal)?;
+    let networks = networks.iter().map(ToString::to_string).collect();
+    let lists = match is_refused {
+        true => AddressLists { deny: networks, ..AddressLists::default() },
+        false => AddressLists { allow: networks, ..AddressLists::default() },
+    };
+    Some((rest, lists))
 }
 
 /// Returns how to note a line that limits the rate or number of a client's requests; `None` for other lines.

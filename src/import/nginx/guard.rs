@@ -2,7 +2,13 @@
 //! Invariant: as in nginx, a block's own directives replace inherited ones of the same kind.
 //! Must not know: routes.
 
+use ipnet::IpNet;
+
+use super::super::address_lists::AddressLists;
+use super::super::grammar;
 use super::super::reasons::{FILTER, PASSWORDS};
+use super::super::toml::Value;
+use super::super::units;
 use super::redirect;
 use super::syntax::Directive;
 
@@ -14,13 +20,22 @@ pub(super) struct Guards<'d> {
     auth: Vec<&'d Directive>,
     /// Directives that are not inherited.
     own: Vec<&'d Directive>,
+    /// The file of users.
+    users: Option<&'d Directive>,
+}
+
+/// What Linchpin has, too: keys of a route, and the directives that they stand for.
+#[derive(Default)]
+pub(super) struct Translated<'d> {
+    pub(super) settings: Vec<(&'static str, Value)>,
+    pub(super) directives: Vec<&'d Directive>,
 }
 
 const AUTH: [&str; 5] = ["auth_basic", "auth_request", "auth_jwt", "auth_digest", "auth_oidc"];
 
 /// Returns whether a directive restricts access.
 pub(super) fn belongs(word: &str) -> bool {
-    matches!(word, "allow" | "deny" | "internal" | "limit_except") || AUTH.contains(&word)
+    matches!(word, "allow" | "deny" | "internal" | "limit_except" | "auth_basic_user_file") || AUTH.contains(&word)
 }
 
 impl<'d> Guards<'d> {
@@ -46,6 +61,7 @@ impl<'d> Guards<'d> {
                 guards.auth.extend(Some(own).filter(|own| own.word(1) != "off"));
             }
         }
+        guards.users = all().rfind(|each| each.word(0) == "auth_basic_user_file").or(guards.users);
         guards.own.retain(|each| each.word(0) == "if");
         guards.own.extend(all().filter(|each| {
             matches!(each.word(0), "internal" | "limit_except")
@@ -60,7 +76,59 @@ impl<'d> Guards<'d> {
         others.chain(self.auth.iter().map(|each| (*each, PASSWORDS)))
     }
 
+    /// Returns what Linchpin has, too: lists of addresses, and passwords in a file.
+    pub(super) fn translated(&self) -> Translated<'d> {
+        let mut translated = Translated::default();
+        if let Some(AddressLists { allow, deny }) = lists(&self.access) {
+            for (key, list) in [("allow", allow), ("deny", deny)] {
+                if !list.is_empty() {
+                    translated.settings.push((key, Value::list(list.iter().map(String::as_str))));
+                }
+            }
+            translated.directives.extend(&self.access);
+        }
+        let basic = self.auth.iter().find(|each| each.word(0) == "auth_basic");
+        let file = self.users.and_then(|users| grammar::file(users.word(1))).filter(|file| !file.contains('$'));
+        if let (Some(basic), Some(users), Some(file)) = (basic, self.users, file) {
+            let is_plain = |c: char| c == ' ' || (c.is_ascii_graphic() && !"\"\\$".contains(c));
+            let realm =
+                Some(basic.word(1)).filter(|realm| (1..=128).contains(&realm.len()) && realm.chars().all(is_plain));
+            let realm = realm.map(|realm| ("realm", Value::text(realm)));
+            let pairs = [("file", Value::text(&file))].into_iter().chain(realm);
+            // nginx forwards the password.
+            let value = Value::inline(pairs.chain([("forward_authorization", Value::flag(true))]));
+            translated.settings.push(("basic_auth", value));
+            translated.directives.extend([*basic, users]);
+        }
+        translated
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.all().next().is_none()
     }
+}
+
+/// Returns the lists that these directives amount to; `None` if they are more than lists. Of nginx's rules the first one that
+/// matches counts; with Linchpin's lists `deny` always does.
+fn lists(access: &[&Directive]) -> Option<AddressLists> {
+    let (last, rules) = access.split_last()?;
+    let (rules, is_open) = match (last.word(0), last.word(1)) {
+        (verb, "all") => (rules, verb == "allow"),
+        _ => (access, true),
+    };
+    let (mut allowed, mut denied): (Vec<IpNet>, Vec<IpNet>) = (Vec::new(), Vec::new());
+    for rule in rules {
+        let network = units::network(rule.word(1))?;
+        let overlaps = |other: &IpNet| other.contains(&network) || network.contains(other);
+        match rule.word(0) {
+            "deny" if allowed.iter().any(overlaps) => return None,
+            "deny" => denied.push(network),
+            _ => allowed.push(network),
+        }
+    }
+    let texts = |networks: Vec<IpNet>| networks.iter().map(ToString::to_string).collect();
+    // Without a final `deny all`, clients that are not denied may enter.
+    let allow = if is_open { Vec::new() } else { texts(allowed) };
+    let lists = AddressLists { allow, deny: texts(denied) };
+    (lists != AddressLists::default()).then_some(lists)
 }

@@ -84,7 +84,7 @@ const LOST: [(&str, &str); 52] = [
     ("allow", FILTER),
     ("deny", FILTER),
     ("internal", FILTER),
-    ("satisfy", FILTER),
+    ("satisfy", "with lists of addresses and a password, a client needs both"),
     ("valid_referers", FILTER),
     ("if", "only [[routes]] have conditions"),
     ("set", "Linchpin has no variables"),

@@ -58,14 +58,20 @@ impl<'d> Reader<'d> {
                 &location.text,
             );
             self.apply(&scope, index);
-            for (each, why) in guards.all() {
+            let translated = guards.translated();
+            for (key, value) in &translated.settings {
+                out.set_on(&ids, key, value);
+            }
+            self.guarded.extend(translated.directives.iter().map(|each| each.at));
+            let is_left = |each: &Directive| translated.directives.iter().all(|known| known.at != each.at);
+            for (each, why) in guards.all().filter(|(each, _)| is_left(each)) {
                 self.guarded.insert(each.at);
                 let place = GuardScope::Routes(ids.clone());
-                out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into() });
+                out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into(), lists: None });
             }
             if let Some((line, text)) = server.guard.clone() {
                 let why = "clients had to present a certificate here, but not everywhere at this address: set `client_ca` in [listeners.tls] of a separate listener, and its name in `listeners` of the route".into();
-                out.guard(Guard { place: GuardScope::Routes(ids.clone()), line, text, why });
+                out.guard(Guard { place: GuardScope::Routes(ids.clone()), line, text, why, lists: None });
             }
         }
         let stripped = inside().find(|each| redirect::stripped(each).is_some()).map(|each| each.at);
@@ -104,7 +110,7 @@ impl<'d> Reader<'d> {
         let request = Request::to(server.hosts.clone(), path.as_deref().unwrap_or("/"));
         for (each, why) in guards.all().filter(|(each, _)| location.inside().iter().any(|own| own.at == each.at)) {
             let place = GuardScope::Groups(server.groups.clone(), vec![request.clone()]);
-            out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into() });
+            out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into(), lists: None });
         }
     }
 

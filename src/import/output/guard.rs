@@ -2,6 +2,7 @@
 //! Invariant: a restricted route stays disabled until the operator enables it.
 //! Must not know: the formats of sources.
 
+use super::super::address_lists::AddressLists;
 use super::super::grammar::is_below;
 use super::super::guard::GuardScope;
 use super::super::route::{Request, Route};
@@ -14,6 +15,9 @@ impl Output {
     pub(super) fn disable_guarded(&mut self) {
         for guard in std::mem::take(&mut self.guards) {
             let ids = self.guarded(&guard.place);
+            if guard.lists.as_ref().is_some_and(|lists| self.list_addresses(&ids, &guard.place, lists)) {
+                continue;
+            }
             let why = format!("{}, so this is disabled", guard.why);
             for id in &ids {
                 let route = &mut self.routes[*id];
@@ -38,6 +42,35 @@ impl Output {
                 None => self.unrouted.guard(guard.line, &guard.text, guard.why),
             }
         }
+    }
+
+    /// Writes lists of addresses into these routes. Returns false if that would not be what the source had: if a route also
+    /// has other requests, or has such a list already.
+    fn list_addresses(&mut self, ids: &[usize], place: &GuardScope, lists: &AddressLists) -> bool {
+        let is_whole = |route: &Route| match place {
+            GuardScope::Pool(_) | GuardScope::Routes(_) => true,
+            GuardScope::Groups(_, requests) => requests.iter().any(|request| {
+                let has_hosts = request.hosts.is_empty()
+                    || !route.request.hosts.is_empty()
+                        && route.request.hosts.iter().all(|host| request.hosts.contains(host));
+                has_hosts && is_below(&route.request.prefix, &request.prefix)
+            }),
+        };
+        // At all of its listeners, or a route would refuse elsewhere what the source served there.
+        let is_at_all = |route: &Route| match place {
+            GuardScope::Groups(groups, _) => route.groups.iter().all(|group| groups.contains(group)),
+            GuardScope::Pool(_) | GuardScope::Routes(_) => true,
+        };
+        let fits = |id: &usize| {
+            self.routes.get(*id).is_some_and(|route| is_whole(route) && route.takes(lists) && is_at_all(route))
+        };
+        if ids.is_empty() || !ids.iter().all(fits) {
+            return false;
+        }
+        for id in ids {
+            self.routes[*id].restrict(lists);
+        }
+        true
     }
 
     /// Returns the routes that a restriction applied to.

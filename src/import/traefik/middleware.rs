@@ -9,7 +9,8 @@ use super::super::notes::note;
 use super::super::reasons::{FILTER, NONE, PASSWORDS, RATES};
 use super::super::route::Redirect;
 use super::super::source::DEEPEST;
-use super::super::toml::Table;
+use super::super::toml::{Table, Value};
+use super::super::units;
 
 /// The combined effects of a router's middlewares.
 #[derive(Default)]
@@ -19,6 +20,8 @@ pub(super) struct Effects {
     /// The path prefix to add.
     pub(super) add: Option<String>,
     pub(super) redirect: Option<Redirect>,
+    /// Access restrictions that Linchpin has, too: line, text, key and value.
+    pub(super) access: Vec<(usize, String, &'static str, Value)>,
     /// Access restrictions: line, text, and why each has no equivalent.
     pub(super) guards: Vec<(usize, String, &'static str)>,
 }
@@ -91,8 +94,19 @@ impl Effects {
                 let names = map.take_texts("middlewares");
                 self.read(names, path, middlewares, depth + 1);
             }
-            "ipallowlist" | "ipwhitelist" => self.guards.push((line, path.into(), FILTER)),
-            "basicauth" | "digestauth" | "forwardauth" => self.guards.push((line, path.into(), PASSWORDS)),
+            "ipallowlist" | "ipwhitelist" => match networks(map) {
+                Some(networks) => {
+                    map.take("sourceRange");
+                    let value = Value::list(networks.iter().map(String::as_str));
+                    self.access.push((line, path.into(), "allow", value));
+                }
+                None => self.guards.push((line, path.into(), FILTER)),
+            },
+            "basicauth" => match users(map) {
+                Some(value) => self.access.push((line, path.into(), "basic_auth", value)),
+                None => self.guards.push((line, path.into(), PASSWORDS)),
+            },
+            "digestauth" | "forwardauth" => self.guards.push((line, path.into(), PASSWORDS)),
             "plugin" => self.guards.push((line, path.into(), "a plugin may restrict requests")),
             _ => {}
         }
@@ -103,6 +117,34 @@ impl Effects {
         let all = self.strips.iter().filter(|strip| *strip != "/" && grammar::is_below(prefix, strip));
         all.max_by_key(|strip| strip.len()).cloned()
     }
+}
+
+/// Returns the networks of a list without further conditions.
+fn networks(map: &Map) -> Option<Vec<String>> {
+    if map.all().any(|(key, ..)| !key.eq_ignore_ascii_case("sourceRange")) {
+        return None;
+    }
+    let nodes = peek(map, "sourceRange").map(Node::list).filter(|nodes| !nodes.is_empty())?;
+    nodes.iter().map(|node| units::network(node.text()?).map(|network| network.to_string())).collect()
+}
+
+/// Returns `basic_auth` for users in a file. Users in the configuration itself would have to be written into one.
+fn users(map: &Map) -> Option<Value> {
+    let file = peek_text(map, "usersFile").and_then(grammar::file).filter(|_| peek(map, "users").is_none())?;
+    map.take("usersFile");
+    let realm = peek_text(map, "realm").filter(|realm| realm.len() <= 128 && realm.bytes().all(is_of_realm));
+    let realm = realm.filter(|realm| !realm.is_empty()).map(|realm| ("realm", Value::text(realm)));
+    if realm.is_some() {
+        map.take("realm");
+    }
+    let forwards = peek_text(map, "removeHeader") != Some("true");
+    map.take_text("removeHeader");
+    let pairs = [("file", Value::text(&file))].into_iter().chain(realm);
+    Some(Value::inline(pairs.chain([("forward_authorization", Value::flag(forwards))])))
+}
+
+fn is_of_realm(byte: u8) -> bool {
+    (byte == b' ' || byte.is_ascii_graphic()) && !b"\"\\".contains(&byte)
 }
 
 fn peek_text<'n>(map: &'n Map, key: &str) -> Option<&'n str> {
