@@ -1,4 +1,4 @@
-//! Owns: the conversion of a HAProxy, nginx or Traefik configuration into one of Linchpin.
+//! Owns: the conversion of a HAProxy, nginx, ingress-nginx or Traefik configuration into one of Linchpin.
 //! Invariant: each line of the source becomes a setting in the output, or a comment that gives the reason.
 //! Must not know: other modules, but for addresses (`net`); the disk or the network: it resolves no names and reads
 //! no included files.
@@ -8,6 +8,7 @@ mod backend_protocol;
 mod grammar;
 mod guard;
 mod haproxy;
+mod ingress;
 mod listener;
 mod nginx;
 mod node;
@@ -38,6 +39,7 @@ pub fn import(text: &str, name: &str, format: Format) -> Result<Imported, Import
     let mut output = output::Output::new(name, format);
     match format {
         Format::Haproxy => haproxy::read(text, &mut output),
+        Format::IngressNginx => ingress::read(text, &mut output),
         Format::Nginx => nginx::read(text, &mut output),
         Format::Traefik => traefik::read(text, &mut output),
     }

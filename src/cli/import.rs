@@ -14,7 +14,8 @@ use crate::import::{self, Format, ImportError, Imported, LONGEST};
 /// The command line of `linchpin import`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An haproxy.cfg, an nginx.conf, or a dynamic Traefik file in YAML or TOML.
+    /// An haproxy.cfg, an nginx.conf, a dynamic Traefik file in YAML or TOML, or Ingresses for ingress-nginx, as
+    /// `kubectl get ingress,service -o yaml` prints them.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The product that the file configures, if neither its name nor its content shows it.
@@ -35,6 +36,7 @@ pub struct Args {
 enum Product {
     Haproxy,
     Nginx,
+    IngressNginx,
     Traefik,
 }
 
@@ -77,6 +79,7 @@ fn import(path: &Path, text: &str, from: Option<Product>) -> Result<Imported, Im
     let format = match from {
         Some(Product::Haproxy) => Some(Format::Haproxy),
         Some(Product::Nginx) => Some(Format::Nginx),
+        Some(Product::IngressNginx) => Some(Format::IngressNginx),
         Some(Product::Traefik) => Some(Format::Traefik),
         None => Format::guess(&name, text),
     };

@@ -62,6 +62,12 @@ pub(super) fn file(text: &str) -> Option<String> {
     (!text.is_empty() && !text.contains(char::is_control)).then(|| text.into())
 }
 
+/// Returns whether a text is a name of Kubernetes (RFC 1123), and so safe in a path.
+pub(super) fn is_kubernetes_name(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    (1..=253).contains(&text.len()) && text.chars().all(is_plain) && !text.starts_with('.')
+}
+
 /// Returns the value of `same_site` as Linchpin spells it; `text` may have any case.
 pub(super) fn same_site(text: &str) -> Option<&'static str> {
     ["Strict", "Lax", "None"].into_iter().find(|word| word.eq_ignore_ascii_case(text))

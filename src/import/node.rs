@@ -201,6 +201,24 @@ fn value_node(
     Ok(Node { line, data })
 }
 
+/// Parses a stream of YAML documents.
+pub(super) fn documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    let mut parser = Parser::new_from_str(text);
+    let mut reader = Yaml::default();
+    let mut documents = Vec::new();
+    while let Some(event) = parser.next_event() {
+        let (event, span) = event
+            .map_err(|error| SyntaxError::new(error.marker().line(), format!("invalid YAML: {}", error.info())))?;
+        if matches!(event, Event::DocumentStart(_)) {
+            documents.extend(reader.root.take());
+            reader = Yaml::default();
+        }
+        reader.event(event, span)?;
+    }
+    documents.extend(reader.root);
+    Ok(documents)
+}
+
 fn yaml(text: &str) -> Result<Node, SyntaxError> {
     let mut parser = Parser::new_from_str(text);
     let mut reader = Yaml::default();

@@ -161,6 +161,25 @@ impl Pool {
         &mut self.backends[last]
     }
 
+    /// Adds the pods of a Service, as `NAMESPACE/SERVICE`; `port` is the number of theirs, or its name in the Service.
+    pub(super) fn kubernetes(&mut self, service: &str, port: &Value, line: usize, text: &str) -> &mut Backend {
+        self.backends.push(Backend::of_kubernetes(service, port, line, text));
+        let last = self.backends.len() - 1;
+        &mut self.backends[last]
+    }
+
+    /// Sets the weight of the backend that was added last.
+    pub(super) fn last_weight(&mut self, weight: u64) {
+        if let Some(backend) = self.backends.last_mut() {
+            backend.weight(weight, 0, "");
+        }
+    }
+
+    /// Returns the table of the backend that was added last, or else that of the pool.
+    pub(super) fn last_table(&mut self) -> &mut Table {
+        self.backends.last_mut().map_or(&mut self.main, |backend| &mut backend.table)
+    }
+
     /// Scales the weights, if any is larger than Linchpin's can be.
     fn scale_weights(&mut self) {
         let most = self.backends.iter().filter_map(Backend::given_weight).max().unwrap_or_default();

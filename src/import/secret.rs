@@ -3,7 +3,7 @@
 //! Must not know: how a line is handled.
 
 /// Words that a secret follows.
-const WORDS: [&str; 19] = [
+const WORDS: [&str; 20] = [
     "password",
     "passwd",
     "passphrase",
@@ -23,10 +23,19 @@ const WORDS: [&str; 19] = [
     "auth.users",
     "stats auth",
     "cookie-key",
+    "key=",
 ];
 
 /// Names that contain such a word, but are followed by no secret.
-const HARMLESS: [&str; 3] = ["server_tokens", "auth_basic_user_file", "ssl_password_file"];
+const HARMLESS: [&str; 6] = [
+    "server_tokens",
+    "auth_basic_user_file",
+    "ssl_password_file",
+    // These name a Secret of Kubernetes.
+    "auth-secret",
+    "auth-tls-secret",
+    "proxy-ssl-secret",
+];
 
 /// Beginnings of hashes and keys.
 const MARKS: [&str; 9] = ["$apr1$", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "{sha", "-----begin"];
@@ -62,7 +71,7 @@ fn beginning(text: &str) -> Option<usize> {
             .match_indices(*word)
             .map(|(at, _)| at)
             .find(|at| !harmless(*at) && starts_a_word(&lower, *at, word))?;
-        let end = if word.ends_with(' ') { at + word.len() } else { end_of_word(at + word.len()) };
+        let end = if word.ends_with([' ', '=']) { at + word.len() } else { end_of_word(at + word.len()) };
         // The separator after the word is not secret. If nothing follows it, there is no secret.
         let end = end + lower.get(end..)?.find(|c: char| !" =:\"'".contains(c))?;
         (!lower.get(end..)?.is_empty()).then_some(end)
@@ -118,6 +127,7 @@ mod tests {
             "set $token hunter2",
             "proxy_pass http://me:hunter2@10.0.0.1/",
             "http.middlewares.a.basicAuth.users: me:$apr1$hunter2",
+            "login: auth-url: https://login.example/check?key=hunter2",
             "http.middlewares.a.digestAuth.users: me:realm:hunter2",
             "http.middlewares.a.headers.customRequestHeaders.X-Auth-Key: hunter2",
             "tls.certificates.keyFile: -----BEGIN PRIVATE KEY----- hunter2",
@@ -137,6 +147,7 @@ mod tests {
             "proxy_pass http://10.0.0.1/a@b",
             "ssl_certificate_key /etc/ssl/shop.key",
             "userlist people",
+            "shop: auth-secret: admins",
         ] {
             assert_eq!(hidden(text), text);
         }

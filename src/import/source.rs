@@ -15,6 +15,8 @@ pub(super) const DEEPEST: usize = 64;
 pub enum Format {
     /// `haproxy.cfg`.
     Haproxy,
+    /// Ingresses for ingress-nginx, and the Services that they lead to, in YAML.
+    IngressNginx,
     /// `nginx.conf`.
     Nginx,
     /// A dynamic Traefik file, in YAML or TOML.
@@ -59,6 +61,7 @@ impl Format {
     pub fn product(self) -> &'static str {
         match self {
             Format::Haproxy => "HAProxy",
+            Format::IngressNginx => "ingress-nginx",
             Format::Nginx => "nginx",
             Format::Traefik => "Traefik",
         }
@@ -66,6 +69,14 @@ impl Format {
 
     /// Guesses the format from a file's name, then from its content.
     pub fn guess(name: &str, text: &str) -> Option<Format> {
+        let is_kind = |line: &str| {
+            let line = line.trim().trim_start_matches("- ").trim_end_matches(',').replace('"', "");
+            line == "kind: Ingress" || line.starts_with("nginx.ingress.kubernetes.io/")
+        };
+        // The name of such a file often has nginx in it.
+        if text.lines().any(is_kind) {
+            return Some(Format::IngressNginx);
+        }
         let name = name.to_ascii_lowercase();
         let by_name = [("haproxy", Format::Haproxy), ("nginx", Format::Nginx), ("traefik", Format::Traefik)];
         if let Some((_, format)) = by_name.iter().find(|(product, _)| name.contains(product)) {
@@ -116,11 +127,12 @@ impl fmt::Display for ImportError {
         match self {
             ImportError::TooLong => write!(f, "the file is larger than {} MiB: import it in parts", LONGEST >> 20),
             ImportError::Unknown => {
-                f.write_str("neither its name nor its content shows the format: add --from haproxy, nginx or traefik")
+                f.write_str("neither its name nor its content shows the format: add --from haproxy, nginx, ingress-nginx or traefik")
             }
             ImportError::Syntax { format, line, problem } => {
                 let check = match format {
                     Format::Haproxy => "run haproxy -c -f FILE for HAProxy's own diagnosis",
+                    Format::IngressNginx => "it must be YAML, as kubectl get ingress,service -o yaml prints it",
                     Format::Nginx => "run nginx -t -c FILE for nginx's own diagnosis",
                     Format::Traefik => "it must be TOML or a single YAML document",
                 };

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{Format, ImportError, LONGEST, import};
 
-const ALL: [Format; 3] = [Format::Haproxy, Format::Nginx, Format::Traefik];
+const ALL: [Format; 4] = [Format::Haproxy, Format::Nginx, Format::IngressNginx, Format::Traefik];
 
 /// Words, punctuation and line breaks of all three formats.
 const TOKENS: [&str; 96] = [
@@ -153,6 +153,8 @@ fn a_file_tells_whose_it_is() {
         ("site.conf", "upstream a { server 10.0.0.1; }\n", Some(Format::Nginx)),
         ("lb.conf", "frontend a\n  use_backend b if { path_beg /b }\n", Some(Format::Haproxy)),
         ("lb.conf", "global\n  daemon\n", Some(Format::Haproxy)),
+        ("nginx.yaml", "apiVersion: networking.k8s.io/v1\nkind: Ingress\n", Some(Format::IngressNginx)),
+        ("x", "items:\n- apiVersion: networking.k8s.io/v1\n  kind: Ingress\n", Some(Format::IngressNginx)),
         ("x", "http:\n  routers:\n", Some(Format::Traefik)),
         ("x", "[http.routers.a]\n", Some(Format::Traefik)),
         ("x", "Dear reader\n", None),

@@ -22,6 +22,7 @@ fn sources() -> Vec<(String, String, Format)> {
         (name, text, format)
     });
     let sources: Vec<_> = sources.collect();
+    assert!(sources.iter().any(|(.., of)| *of == Format::IngressNginx));
     for format in [Format::Haproxy, Format::Nginx, Format::Traefik] {
         assert!(sources.iter().filter(|(.., of)| *of == format).count() >= 4, "{format:?}");
     }
@@ -335,6 +336,7 @@ fn strange_at(lines: &[&str], at: usize, name: &str, format: Format) -> Vec<(usi
             let begins = before.is_none_or(|line| line.ends_with([';', '{', '}']));
             if begins { vec![with("zzz_unknown 1;".into(), 0)] } else { vec![] }
         }
+        Format::IngressNginx if !is_of_ingress(lines, at) => vec![],
         Format::Traefik if is_comment => vec![],
         Format::Traefik if name.ends_with(".toml") => match next.split_once(" = ") {
             Some((key, _)) => vec![
@@ -345,12 +347,15 @@ fn strange_at(lines: &[&str], at: usize, name: &str, format: Format) -> Vec<(usi
             ],
             None => vec![],
         },
-        Format::Traefik => match next.split_once(':') {
+        Format::Traefik | Format::IngressNginx => match next.split_once(':') {
             Some((key, value)) => {
                 // In front of a key, and not of an item of a list.
-                let mut strange = vec![with(format!("{indent}zzz: 1"), 0)];
+                let key_of =
+                    if next.contains("nginx.ingress.kubernetes.io/") { "nginx.ingress.kubernetes.io/" } else { "" };
+                let mut strange = vec![with(format!("{indent}{key_of}zzz: 1"), 0)];
                 strange.retain(|_| !next.trim_start().starts_with('-'));
-                if !value.trim().is_empty() {
+                // An API server accepts no text with another kind of value.
+                if !value.trim().is_empty() && format == Format::Traefik {
                     strange.extend([with(format!("{key}: {{ zzz: 1 }}"), 1), with(format!("{key}: [zzz]"), 1)]);
                 }
                 strange
@@ -358,6 +363,18 @@ fn strange_at(lines: &[&str], at: usize, name: &str, format: Format) -> Vec<(usi
             None => vec![],
         },
     }
+}
+
+/// Whether a line is an annotation for ingress-nginx, or in the spec of an Ingress.
+fn is_of_ingress(lines: &[&str], at: usize) -> bool {
+    let begins = |line: &&str| line.starts_with("---") || line.starts_with("- ");
+    let Some(next) = lines.get(at).filter(|line| !begins(line)) else { return false };
+    let start = lines[..at].iter().rposition(begins).unwrap_or(0);
+    let end = lines[at..].iter().position(begins).map_or(lines.len(), |after| at + after);
+    let is_ingress = lines[start..end].iter().any(|line| line.trim() == "kind: Ingress");
+    let is_section = |line: &&&str| ["metadata:", "spec:", "status:"].contains(&line.trim());
+    let section = lines[start..at].iter().rfind(is_section).map_or("", |line| line.trim());
+    is_ingress && (section == "spec:" || next.contains("nginx.ingress.kubernetes.io/"))
 }
 
 fn linchpin(arguments: &[&str]) -> Output {

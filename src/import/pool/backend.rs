@@ -29,6 +29,7 @@ pub(in crate::import) struct Backend {
 enum Found {
     Addresses,
     Services,
+    Kubernetes,
 }
 
 impl Backend {
@@ -76,6 +77,25 @@ impl Backend {
             found,
             weight: None,
             is_off,
+            is_out: false,
+        }
+    }
+
+    /// Returns the pods of a Service of Kubernetes.
+    pub(super) fn of_kubernetes(service: &str, port: &Value, line: usize, text: &str) -> Backend {
+        let mut table = Table::default();
+        table.set("kubernetes", Value::text(service));
+        table.set("port", port.clone());
+        let (found, route) = (Some(Found::Kubernetes), None);
+        Backend {
+            name: service.into(),
+            line,
+            text: text.into(),
+            route,
+            table,
+            found,
+            weight: None,
+            is_off: false,
             is_out: false,
         }
     }
