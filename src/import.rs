@@ -5,6 +5,7 @@
 
 mod address_lists;
 mod backend_protocol;
+mod field_edits;
 mod grammar;
 mod guard;
 mod haproxy;

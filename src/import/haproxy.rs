@@ -6,6 +6,7 @@ mod acl;
 mod backend;
 mod check;
 mod disposition;
+mod fields;
 mod frontend;
 mod global;
 mod known;

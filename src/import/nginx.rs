@@ -2,6 +2,7 @@
 //! Invariant: each directive is converted or noted; an inherited one is noted once.
 //! Must not know: the format of the output.
 
+mod fields;
 mod guard;
 mod known;
 mod listen;
@@ -14,8 +15,9 @@ mod sticky;
 mod syntax;
 mod upstream;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
+use self::fields::Fields;
 use self::guard::Guards;
 use self::known::note_whole;
 use self::reader::{INHERITED, Reader, Scope};
@@ -25,6 +27,8 @@ use super::pool::{Pool, WAIT};
 use super::source::SyntaxError;
 use super::toml::{Table, Value};
 use super::units;
+
+pub(super) use self::fields::of_snippet;
 
 /// Converts an nginx.conf, or a file that one includes in `http`, into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
@@ -50,6 +54,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         applied: HashSet::new(),
         applied_to: HashSet::new(),
         guarded: HashSet::new(),
+        own_hosts: BTreeSet::new(),
         first: None,
         has_default: false,
         bodies: Vec::new(),
@@ -63,6 +68,10 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     reader.limit_bodies(out);
     if let Some(line) = reader.first.filter(|_| !reader.has_default) {
         out.unrouted.comment(format!("requests for unknown hosts went to the first server, in line {line}: add a route without `hosts` to keep that"));
+    }
+    if let Some(first) = reader.own_hosts.first() {
+        let lines = reader.own_hosts.iter().skip(1).fold(first.to_string(), |lines, line| format!("{lines}, {line}"));
+        out.top.comment(format!("nginx sent the host of the URL in Host where no proxy_set_header says otherwise (line {lines}). Linchpin forwards the client's Host; `set` of [routes.request_headers] changes it"));
     }
     out.pools.extend(reader.made);
     Ok(())
@@ -104,6 +113,7 @@ impl<'d> Reader<'d> {
             }
         }
         guards.read(http);
+        let fields = Fields::default().inside(http);
         for directive in http {
             match directive.word(0) {
                 "map" => {}
@@ -112,15 +122,26 @@ impl<'d> Reader<'d> {
                         self.upstream(directive, index);
                     }
                 }
-                "server" if directive.block.is_some() => self.server(directive, &scope, &guards, out),
+                "server" if directive.block.is_some() => {
+                    self.server(directive, (&scope, &guards, &fields), out);
+                }
                 "resolver" => {}
                 word if listen::OF_LISTENERS.contains(&word) || guard::belongs(word) => {}
                 word if INHERITED.contains(&word) => {}
-                _ if self.of_clients(directive, out) => {}
+                _ if fields::edits(directive).is_some() || self.of_clients(directive, out) => {}
                 _ => known::note(directive, &mut out.top),
             }
         }
         for directive in http.iter().filter(|each| each.word(0) == "map") {
+            if directive.word(1) == "$http_upgrade" {
+                let why = "Linchpin always forwards upgrades such as WebSocket";
+                out.top.unneeded(directive.line, &directive.text, why);
+                let is_usual = |entry: &&Directive| ["default", "", "websocket"].contains(&entry.word(0));
+                for entry in directive.inside().iter().filter(|entry| !is_usual(entry)) {
+                    out.top.unsupported(entry.line, &entry.text, "Linchpin has no variables");
+                }
+                continue;
+            }
             if !self.used_maps.contains(&directive.at) {
                 note_whole(directive, "Linchpin has no variables", &mut out.top);
                 continue;
@@ -130,7 +151,8 @@ impl<'d> Reader<'d> {
                 out.top.unsupported(entry.line, &entry.text, "the route is the text after the separator, unchanged");
             }
         }
-        self.unapplied(scope.values().copied(), &mut out.top);
+        let edits = http.iter().filter(|each| fields::edits(each).is_some());
+        self.unapplied(scope.values().copied().chain(edits), &mut out.top);
         for directive in http.iter().filter(|each| each.word(0) == "resolver" && !self.asks) {
             known::note(directive, &mut out.top);
         }

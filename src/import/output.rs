@@ -10,10 +10,12 @@ mod overlaps;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::guard::Guard;
+use super::field_edits::{FieldEdit, Message, TWICE};
+use super::guard::{Guard, GuardScope};
 use super::listener::Listener;
-use super::pool::Pool;
+use super::pool::{Pinning, Pool};
 use super::route::{Destination, Request, Route};
+use super::secret;
 use super::source::{Format, Imported};
 use super::toml::{Table, Value};
 use super::unique_names::{UniqueNames, named};
@@ -36,6 +38,7 @@ pub(super) struct Output {
     routes: Vec<Route>,
     guards: Vec<Guard>,
     strips: Vec<Strip>,
+    edits: Vec<ScopedEdit>,
     /// Notes on requests without a route.
     pub(super) unrouted: Table,
     pub(super) pools: Vec<Pool>,
@@ -70,6 +73,14 @@ struct Strip {
     text: String,
 }
 
+/// A change to a field for all routes that a scope will have.
+struct ScopedEdit {
+    scope: GuardScope,
+    edit: FieldEdit,
+    line: usize,
+    text: String,
+}
+
 impl Output {
     pub(super) fn new(source: &str, format: Format) -> Output {
         Output {
@@ -86,6 +97,7 @@ impl Output {
             routes: Vec::new(),
             guards: Vec::new(),
             strips: Vec::new(),
+            edits: Vec::new(),
             unrouted: Table::default(),
             pools: Vec::new(),
             rest: Table::default(),
@@ -210,6 +222,11 @@ impl Output {
         }
     }
 
+    /// Returns whether a route redirects.
+    pub(super) fn is_redirect(&self, id: usize) -> bool {
+        self.routes.get(id).is_some_and(|route| route.pool().is_none())
+    }
+
     /// Sets a key of these routes.
     pub(super) fn set_on(&mut self, ids: &[usize], key: &'static str, value: &Value) {
         for id in ids {
@@ -222,6 +239,17 @@ impl Output {
     /// Adds an access restriction without an equivalent.
     pub(super) fn guard(&mut self, guard: Guard) {
         self.guards.push(guard);
+    }
+
+    /// Changes a field on all routes that a scope will have.
+    pub(super) fn edit(&mut self, scope: GuardScope, edit: FieldEdit, line: usize, text: &str) {
+        match secret::is_in(text) {
+            // The output may be readable for others than the source was.
+            true => {
+                self.unrouted.unsupported(line, text, "its value may be a secret: write it into the route yourself")
+            }
+            false => self.edits.push(ScopedEdit { scope, edit, line, text: text.into() }),
+        }
     }
 
     /// Removes a path prefix from the requests of a pool.
@@ -244,7 +272,7 @@ impl Output {
         }
         self.clients.write("", false, &mut text);
         for route in &self.routes {
-            route.table.write("[[routes]]", route.is_off, &mut text);
+            route.write(&mut text);
         }
         self.unrouted.write("", false, &mut text);
         for pool in &self.pools {
@@ -259,6 +287,7 @@ impl Output {
     /// Completes what depends on the whole; returns the pools that no request reaches.
     fn complete(&mut self) -> HashSet<String> {
         self.strip_paths();
+        self.apply_edits();
         let own_addresses = self.join_overlapping();
         self.merge();
         self.disable_guarded();
@@ -272,10 +301,8 @@ impl Output {
         // A single pool needs no route.
         if let ([route], [_]) = (&self.routes[..], &self.pools[..])
             && route.request.is_everything()
-            && route.table.has_no_comments()
             && !route.is_off
-            && matches!(&route.destination, Destination::Pool { strip: None, add: None, .. })
-            && ["listeners", "allow", "deny", "basic_auth"].iter().all(|key| route.table.get(key).is_none())
+            && route.is_plain()
         {
             self.routes.clear();
         }
@@ -312,6 +339,37 @@ impl Output {
         }
     }
 
+    /// Writes the changes to fields into the routes, in the order of the source.
+    fn apply_edits(&mut self) {
+        for ScopedEdit { scope, edit, line, text } in std::mem::take(&mut self.edits) {
+            let is_response = edit.message() == Message::Response;
+            let mut is_applied = false;
+            let mut lost = None;
+            for (id, route) in self.routes.iter_mut().enumerate() {
+                let is_in = match &scope {
+                    GuardScope::Routes(ids) => ids.contains(&id),
+                    GuardScope::Pool(name) => route.pool() == Some(name),
+                    GuardScope::Groups(groups, _) => route.groups.iter().any(|group| groups.contains(group)),
+                };
+                if !is_in || (route.pool().is_none() && !is_response) {
+                    continue;
+                }
+                let pool = self.pools.iter().find(|pool| Some(pool.name()) == route.pool());
+                is_applied = true;
+                match pool.and_then(|pool| pool.pinning.as_ref()) {
+                    Some(Pinning::LearnedHeader(name)) if edit.is_of(Message::Response, name) => {
+                        lost = Some("the pool learns its sessions from this field");
+                    }
+                    _ if !route.edits.push(&edit) => lost = Some(TWICE),
+                    _ => {}
+                }
+            }
+            if let Some(why) = lost.or((!is_applied).then_some("no imported route is concerned")) {
+                self.unrouted.unsupported(line, &text, why);
+            }
+        }
+    }
+
     /// Merges equal routes of several listener groups.
     fn merge(&mut self) {
         let mut kept: Vec<Route> = Vec::new();
@@ -320,12 +378,7 @@ impl Output {
         let mut places = Vec::new();
         for route in std::mem::take(&mut self.routes) {
             let alike = known.entry((route.request.prefix.clone(), route.request.hosts.clone())).or_default();
-            let is_alike = |at: &&usize| {
-                let other = &kept[**at];
-                other.request == route.request
-                    && other.destination == route.destination
-                    && other.table.has_same_settings(&route.table)
-            };
+            let is_alike = |at: &&usize| kept[**at].is_like(&route);
             match alike.iter().find(is_alike).copied() {
                 Some(at) => {
                     let free: Vec<_> =

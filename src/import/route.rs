@@ -3,6 +3,7 @@
 //! Must not know: the formats of sources; listeners.
 
 use super::address_lists::AddressLists;
+use super::field_edits::FieldEdits;
 use super::toml::{Table, Value};
 
 /// The requests that a route matches.
@@ -47,6 +48,7 @@ pub(super) struct Route {
     pub(super) table: Table,
     /// Who may use it, where several lines of the source say so.
     pub(super) lists: AddressLists,
+    pub(super) edits: FieldEdits,
     pub(super) is_off: bool,
 }
 
@@ -175,7 +177,45 @@ impl Route {
             }
             Destination::Redirect(redirect) => table.set("redirect", redirect.value()),
         }
-        Route { request, destination, groups, table, lists: AddressLists::default(), is_off: false }
+        let (lists, edits) = (AddressLists::default(), FieldEdits::default());
+        Route { request, destination, groups, table, lists, edits, is_off: false }
+    }
+
+    /// Takes these hosts out; returns a route for them with the same settings.
+    pub(super) fn split(&mut self, hosts: &[String], others: Vec<String>) -> Route {
+        let mut table = self.table.settings();
+        table.set("hosts", Value::list(hosts.iter().map(String::as_str)));
+        self.table.set("hosts", Value::list(others.iter().map(String::as_str)));
+        self.request.hosts = others;
+        Route {
+            request: Request { hosts: hosts.to_vec(), ..self.request.clone() },
+            destination: self.destination.clone(),
+            groups: self.groups.clone(),
+            table,
+            lists: self.lists.clone(),
+            edits: self.edits.clone(),
+            is_off: self.is_off,
+        }
+    }
+
+    /// Returns whether another route differs in nothing but its listeners and comments.
+    pub(super) fn is_like(&self, other: &Route) -> bool {
+        self.request == other.request
+            && self.destination == other.destination
+            && self.edits == other.edits
+            && self.table.has_same_settings(&other.table)
+    }
+
+    /// Returns whether it does no more than forward to a pool.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_unchanged = matches!(&self.destination, Destination::Pool { strip: None, add: None, .. });
+        is_unchanged && self.edits.is_empty() && self.table.has_only("pool")
+    }
+
+    /// Writes the route with its sections.
+    pub(super) fn write(&self, text: &mut String) {
+        self.table.write("[[routes]]", self.is_off, text);
+        self.edits.write(self.is_off, text);
     }
 
     /// Whether lists of addresses can be added: not if it has another list of those that may use it, since only those in

@@ -217,6 +217,22 @@ impl Table {
         own.len() == without(&other.keys).len() && own.iter().all(|each| self.get(each) == other.get(each))
     }
 
+    /// Returns whether it has this key, and nothing else.
+    pub(super) fn has_only(&self, key: &str) -> bool {
+        self.lines.len() == 1 && self.get(key).is_some()
+    }
+
+    /// Returns its keys and values, without the comments.
+    pub(super) fn settings(&self) -> Table {
+        let mut settings = Table::default();
+        for line in &self.lines {
+            if let Line::Pair(key, value) = line {
+                settings.set(key, value.clone());
+            }
+        }
+        settings
+    }
+
     /// Returns whether it has no comments.
     pub(super) fn has_no_comments(&self) -> bool {
         self.lines.len() == self.keys.len()

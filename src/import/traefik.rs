@@ -3,6 +3,7 @@
 //! Must not know: the format of the output; YAML and TOML.
 
 mod entry;
+mod headers;
 mod health;
 mod middleware;
 mod rule;
@@ -13,6 +14,7 @@ mod weights;
 use self::entry::{EntryPoints, RouterEntryPoints};
 use self::middleware::Effects;
 use self::service::Services;
+use super::field_edits::Message;
 use super::guard::{Guard, GuardScope};
 use super::node::{self, Map, Node, is_named, peek};
 use super::notes::{left, note};
@@ -174,6 +176,13 @@ fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mu
         match is_first && !ids.is_empty() {
             true => out.set_on(&ids, key, value),
             false => guards.push((*line, text.clone(), if *key == "allow" { FILTER } else { PASSWORDS })),
+        }
+    }
+    for (line, text, edit) in &effects.edits {
+        if pool.is_none() && edit.message() == Message::Request {
+            out.unrouted.unsupported(*line, text, "a redirect sends no request on");
+        } else if !ids.is_empty() {
+            out.edit(GuardScope::Routes(ids.clone()), edit.clone(), *line, text);
         }
     }
     for (line, text, why) in &guards {

@@ -87,7 +87,7 @@ impl Files {
 
 /// The sources in tests/it/import/ that are whole: nothing in them is left to be filled in by hand.
 fn whole() -> Vec<(String, String)> {
-    let kinds = ["-https.", "-discovery.", "-guards.", "-clients.", "-one-line.", "-acme.", "-access."];
+    let kinds = ["-https.", "-discovery.", "-guards.", "-clients.", "-one-line.", "-acme.", "-access.", "-fields."];
     let is_whole = |file: &String| !file.contains("/expected/") && kinds.iter().any(|kind| file.contains(kind));
     let all: Vec<_> =
         files("tests/it/import").into_iter().filter(is_whole).map(|file| (file.clone(), read(&file))).collect();
@@ -281,6 +281,47 @@ async fn lists_and_passwords_of_a_source_hold_in_what_is_made_of_it() {
         if imported.text.contains("/in\"") {
             assert_eq!(status("/in").await, 200, "{}", imported.text);
         }
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn fields_that_a_source_changes_are_changed_in_what_is_made_of_it() {
+    let (files, backend) = (Files::new(), Backend::named("a").await);
+    let address = backend.address();
+    let sources = [
+        (
+            "nginx.conf",
+            format!(
+                "add_header X-Frame-Options DENY; server {{ listen 80; proxy_set_header X-Edge eu-1; proxy_set_header X-Debug \"\"; \
+                 location / {{ proxy_pass http://{address}; }} }}"
+            ),
+        ),
+        (
+            "haproxy.cfg",
+            format!(
+                "frontend f\n mode http\n bind :80\n http-response set-header X-Frame-Options DENY\n default_backend b\nbackend b\n \
+                 http-request set-header X-Edge eu-1\n http-request del-header X-Debug\n server a {address}\n"
+            ),
+        ),
+        (
+            "traefik.yaml",
+            format!(
+                "http:\n  routers:\n    all: {{rule: PathPrefix(`/`), service: a, middlewares: [f]}}\n  middlewares:\n    f: {{headers: \
+                 {{frameDeny: true, customRequestHeaders: {{X-Edge: eu-1, X-Debug: \"\"}}}}}}\n  services:\n    a: {{loadBalancer: \
+                 {{servers: [{{url: \"http://{address}\"}}]}}}}\n"
+            ),
+        ),
+    ];
+    for (index, (name, source)) in sources.into_iter().enumerate() {
+        let imported = imported(name, &source);
+        let app = files.run(&imported);
+        let mut client = Client::connect(app.listeners()[0].tcp().unwrap()).await;
+        client.send(b"GET / HTTP/1.1\r\nhost: a.example\r\nx-debug: 1\r\nconnection: close\r\n\r\n").await;
+        let response = client.try_response("GET").await.unwrap();
+        assert_eq!(response.field("x-frame-options"), Some("DENY"), "{}", imported.text);
+        let seen = &backend.seen()[index];
+        assert_eq!((seen.field("x-edge"), seen.field("x-debug")), (Some("eu-1"), None), "{}", imported.text);
         app.stop().await;
     }
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::super::field_edits::FieldEdit;
 use super::super::guard::{Guard, GuardScope};
 use super::super::output::Output;
 use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
@@ -12,12 +13,13 @@ use super::super::toml::{Table, Value};
 use super::super::units::{self, Address};
 use super::acl::Acls;
 use super::disposition::Disposition;
+use super::fields::{self, Field, FieldRule};
 use super::global::Globals;
 use super::resolvers::Resolvers;
 use super::section::ProxySection;
 use super::server::Parameters;
 use super::syntax::Statement;
-use super::{check, rules, sticky};
+use super::{check, known, rules, sticky};
 
 /// HAProxy's default interval of health checks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -41,6 +43,8 @@ pub(super) struct BackendReader<'p> {
     guards: Vec<(&'p Statement, &'static str)>,
     /// The path prefix that is removed before a request is forwarded.
     stripped: Option<(String, &'p Statement)>,
+    /// The changes to header fields.
+    edits: Vec<(FieldEdit, &'p Statement)>,
 }
 
 impl<'p> BackendReader<'p> {
@@ -78,6 +82,7 @@ impl<'p> BackendReader<'p> {
             resolvers,
             guards: Vec::new(),
             stripped: None,
+            edits: Vec::new(),
         };
         backend.with_header(proxy)
     }
@@ -116,6 +121,9 @@ impl<'p> BackendReader<'p> {
         if let Some(why) = rules::guard(statement, self.acls) {
             self.guards.push((statement, why));
             return Disposition::Converted;
+        }
+        if let Some(rule) = fields::read(statement) {
+            return self.field(rule, statement);
         }
         if let (Some(prefix), true) = (rules::stripped(statement), self.stripped.is_none()) {
             self.stripped = Some((prefix, statement));
@@ -186,6 +194,10 @@ impl<'p> BackendReader<'p> {
         if let Some((prefix, statement)) = self.stripped.take() {
             out.strip(self.pool.name(), &prefix, statement.line, &statement.text);
         }
+        for (edit, statement) in self.edits.drain(..) {
+            let scope = GuardScope::Pool(self.pool.name().to_owned());
+            out.edit(scope, edit, statement.line, &statement.text);
+        }
         if self.has_unchecked_names {
             self.pool.tls.comment(
                 "HAProxy accepts a certificate for any name here. Linchpin requires one for the address that it connects to. If the certificates are for a name, set `server_name` in [pools.upstream.tls]",
@@ -204,6 +216,19 @@ impl<'p> BackendReader<'p> {
             self.pool.health.share_time("timeout", time, limits, statement.line, &statement.text);
         }
         self.pool
+    }
+
+    /// Keeps a change to a field for all routes to this pool.
+    fn field(&mut self, rule: FieldRule<'_>, statement: &'p Statement) -> Disposition {
+        match rule.field {
+            Field::Edit(edit) if rule.condition.is_empty() => {
+                self.edits.push((edit, statement));
+                Disposition::Converted
+            }
+            Field::Edit(_) => Disposition::Unsupported(known::FIELD_WHEN.into()),
+            Field::Unneeded(why) => Disposition::Unneeded(why),
+            Field::Lost(why) => Disposition::Unsupported(why.into()),
+        }
     }
 
     fn connect(&mut self, at: usize, statement: &Statement) -> Disposition {

@@ -13,6 +13,7 @@ use super::super::rule::Condition;
 use super::super::units::{self, Address};
 use super::acl::Acls;
 use super::disposition::Disposition;
+use super::fields::{self, Field, FieldRule};
 use super::global::Globals;
 use super::section::ProxySection;
 use super::syntax::Statement;
@@ -68,6 +69,9 @@ impl<'p> FrontendReader<'p> {
         if let Some(why) = rules::limit(statement, self.acls) {
             out.unrouted.guard(line, text, why);
             return Disposition::Converted;
+        }
+        if let Some(rule) = fields::read(statement) {
+            return self.field(rule, statement, out);
         }
         if let Some(words) = rules::redirect(statement) {
             return self.redirect(words, statement, out);
@@ -197,6 +201,24 @@ impl<'p> FrontendReader<'p> {
             }
             self.exempt.extend(exempt.iter().map(|prefix| (request.secure, prefix.clone(), statement)));
         }
+        Disposition::Converted
+    }
+
+    /// Changes a field on all routes of this frontend.
+    fn field(&self, rule: FieldRule<'_>, statement: &Statement, out: &mut Output) -> Disposition {
+        let edit = match rule.field {
+            Field::Edit(edit) => edit,
+            Field::Unneeded(why) => return Disposition::Unneeded(why),
+            Field::Lost(why) => return Disposition::Unsupported(why.into()),
+        };
+        let is_always = rule.condition.is_empty()
+            || (out.is_secure(self.number) == Some(true)
+                && self.acls.condition(rule.condition).is_ok_and(|condition| condition == Condition::secure(true)));
+        if !is_always {
+            return Disposition::Unsupported(known::FIELD_WHEN.into());
+        }
+        let scope = GuardScope::Groups(vec![self.number], Vec::new());
+        out.edit(scope, edit, statement.line, &statement.text);
         Disposition::Converted
     }
 

@@ -10,7 +10,10 @@ const FORWARDING: &str = "Linchpin always sets the forwarding fields";
 const LOG: &str = "[log] controls what is logged, and where";
 const ADMIN: &str = "[admin] serves status, metrics and a dashboard";
 const KEPT_OPEN: &str = "Linchpin always keeps connections open and reuses idle ones";
-const REWRITING: &str = "header changes are not imported: use [routes.request_headers] or [routes.response_headers]";
+const REWRITING: &str =
+    "this change is not imported: [routes.request_headers] and [routes.response_headers] set, add and remove fields";
+/// The reason for a change to a field whose condition is not that of its routes.
+pub(super) const FIELD_WHEN: &str = "routes change fields of all their requests: write this into [routes.request_headers] or [routes.response_headers] of the right one";
 const REDIRECT: &str = "this redirect is not imported: use `redirect` of [[routes]]";
 const TLS: &str =
     "of TLS settings, only certificates, authorities, versions and protocols are imported: see docs/tls.md";
@@ -20,7 +23,7 @@ pub(super) const REDIRECT_WHEN: &str =
     "a redirect depends only on scheme, host and the beginning of the path: use `redirect` of [[routes]]";
 
 /// Beginnings of lines that need no equivalent.
-const NEEDLESS: [(&str, &str); 16] = [
+const NEEDLESS: [(&str, &str); 15] = [
     ("option forwardfor", FORWARDING),
     ("option forwarded", FORWARDING),
     ("option originalto", FORWARDING),
@@ -35,15 +38,11 @@ const NEEDLESS: [(&str, &str); 16] = [
     ("option srvtcpka", KEPT_OPEN),
     ("option http-use-htx", "Linchpin always parses HTTP and writes it anew"),
     ("http-reuse", KEPT_OPEN),
-    ("http-request del-header x-forwarded-for", FORWARDING),
     ("option allbackups", "Linchpin always uses all backups"),
 ];
 
 /// Beginnings of lines that have no equivalent, each with the reason or what to do.
-const LOST: [(&str, &str); 46] = [
-    ("http-request set-header x-forwarded-", FORWARDING),
-    ("http-request add-header x-forwarded-", FORWARDING),
-    ("http-request set-header x-real-ip", "Linchpin sets X-Forwarded-For and Forwarded instead"),
+const LOST: [(&str, &str); 43] = [
     ("http-request redirect", REDIRECT),
     ("http-request auth", PASSWORDS),
     ("http-request deny", FILTER),

@@ -5,7 +5,10 @@
 use std::cell::RefCell;
 
 use super::super::backend_protocol::{BackendProtocol, BackendTls};
+use super::super::field_edits::{Change, FieldEdit, Message};
 use super::super::grammar;
+use super::super::guard::GuardScope;
+use super::super::nginx;
 use super::super::node::{Map, Node, peek};
 use super::super::output::Output;
 use super::super::pool::{Balance, By, Pool, WAIT};
@@ -170,10 +173,20 @@ pub(super) fn of_routes(annotations: &Annotations<'_>, ids: &[usize], out: &mut 
     if let Some((line, text)) = annotations.text("upstream-vhost") {
         match grammar::host(text).filter(|host| !host.starts_with('*')) {
             Some(host) => {
-                let fields = Value::inline([("Host", Value::text(&host))]);
-                out.set_on(ids, "request_headers", &Value::inline([("set", fields)]));
+                if let Ok(edit) = FieldEdit::new(Message::Request, "Host", Change::Set(host)) {
+                    out.edit(GuardScope::Routes(ids.to_vec()), edit, line, &annotations.shown("upstream-vhost"));
+                }
             }
             None => out.notes(ids).unsupported(line, &annotations.shown("upstream-vhost"), "not a host"),
+        }
+    }
+    let shown = annotations.shown("configuration-snippet");
+    if let Some(edits) =
+        annotations.peek("configuration-snippet").and_then(nginx::of_snippet).filter(|_| !ids.is_empty())
+        && let Some((line, _)) = annotations.text("configuration-snippet")
+    {
+        for edit in edits {
+            out.edit(GuardScope::Routes(ids.to_vec()), edit, line, &shown);
         }
     }
 }

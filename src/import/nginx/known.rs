@@ -8,7 +8,7 @@ use super::super::toml::Table;
 use super::syntax::Directive;
 
 const FORWARDING: &str = "Linchpin always sets the forwarding fields and forwards Host";
-const REWRITING: &str = "header changes are not imported: use [routes.request_headers] or [routes.response_headers]";
+const REWRITING: &str = "routes change only whole fields, to a value that is the same for all requests";
 const STREAMED: &str = "Linchpin streams bodies";
 const LOG: &str = "[log] controls what is logged, and where";
 const FILES: &str = "Linchpin serves no files";

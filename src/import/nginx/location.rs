@@ -2,10 +2,13 @@
 //! Invariant: a route sends a request to the same pool as nginx did, except that its path matches by whole segments.
 //! Must not know: listeners; the settings of pools.
 
+use super::super::field_edits::{Change, FieldEdit, Message};
 use super::super::grammar;
 use super::super::guard::{Guard, GuardScope};
 use super::super::output::Output;
 use super::super::route::{Destination, Request};
+use super::super::units::{self, Address};
+use super::fields::{self, Fields};
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
 use super::pass;
@@ -19,10 +22,11 @@ impl<'d> Reader<'d> {
         &mut self,
         location: &'d Directive,
         server: &Server,
-        (above, around): (&Scope<'d>, &Guards<'d>),
+        (above, around, fields): (&Scope<'d>, &Guards<'d>, &Fields<'d>),
         out: &mut Output,
     ) {
         let guards = around.inside(location);
+        let fields = fields.inside(location.inside());
         let prefix = match prefix(location) {
             Ok(prefix) => prefix,
             Err(why) => return self.refused(location, server, &guards, why, out),
@@ -32,7 +36,8 @@ impl<'d> Reader<'d> {
         let answer = inside().find_map(|each| Some((each, redirect::read(each, server.name.as_deref())?)));
         if let Some((directive, redirect)) = answer {
             let request = Request::to(server.hosts.clone(), &prefix);
-            self.redirect(directive, server, request, redirect, out);
+            let ids = self.redirect(directive, server, request, redirect, out);
+            self.edit(&fields, &ids, out);
             return self.rest(location, directive, &scope, out);
         }
         let pass = inside().find(|each| matches!(each.word(0), "proxy_pass" | "grpc_pass"));
@@ -58,6 +63,10 @@ impl<'d> Reader<'d> {
                 &location.text,
             );
             self.apply(&scope, index);
+            self.edit(&fields, &ids, out);
+            if pass.word(0) == "proxy_pass" && !fields.sets_host() {
+                self.own_host(pass, &ids, out);
+            }
             let translated = guards.translated();
             for (key, value) in &translated.settings {
                 out.set_on(&ids, key, value);
@@ -87,16 +96,28 @@ impl<'d> Reader<'d> {
                 }
                 "if" if directive.inside().iter().any(redirect::refuses) => {}
                 "rewrite" if Some(directive.at) == stripped && pool.is_some() => {}
-                _ if self.of_clients(directive, out) => {}
+                _ if fields::edits(directive).is_some() || self.of_clients(directive, out) => {}
                 _ => known::note(directive, out.notes(&ids)),
             }
         }
         for directive in location.inside().iter().filter(|each| each.word(0) == "location") {
-            self.location(directive, server, (&scope, &guards), out);
+            self.location(directive, server, (&scope, &guards, &fields), out);
         }
-        let own = location.inside().iter().filter(|each| scope.contains_key(each.word(0)));
+        let is_kept = |each: &&Directive| scope.contains_key(each.word(0)) || fields::edits(each).is_some();
+        let own = location.inside().iter().filter(is_kept);
         self.unapplied(own, &mut out.unrouted);
         self.unguarded(location, out.notes(&ids));
+    }
+
+    /// Keeps the Host that nginx sends by default: that of the URL. A group's name or an address is no more than mentioned.
+    fn own_host(&mut self, pass: &Directive, ids: &[usize], out: &mut Output) {
+        let host = pass::authority(pass.word(1));
+        let is_name = !self.upstreams.contains_key(host) && matches!(units::address(host, Some(80)), Address::Name(..));
+        let edit = FieldEdit::new(Message::Request, "Host", Change::Set(host.into())).ok().filter(|_| is_name);
+        match edit {
+            Some(edit) => out.edit(GuardScope::Routes(ids.to_vec()), edit, pass.line, &pass.text),
+            None => drop(self.own_hosts.insert(pass.line)),
+        }
     }
 
     /// Notes a location that becomes no route. Its access restrictions still apply.
@@ -122,6 +143,7 @@ impl<'d> Reader<'d> {
                 word if scope.contains_key(word) => {
                     out.unrouted.unsupported(directive.line, &directive.text, "the redirect comes first")
                 }
+                _ if fields::edits(directive).is_some() && self.applied.contains(&directive.at) => {}
                 _ if self.of_clients(directive, out) => {}
                 _ => known::note(directive, &mut out.unrouted),
             }

@@ -144,6 +144,11 @@ pub(super) fn host(rest: &str) -> &str {
     }
 }
 
+/// Returns the host and port of a URL.
+pub(super) fn authority(url: &str) -> &str {
+    url.split_once("://").map_or("", |(_, rest)| host(rest))
+}
+
 /// Returns the path of a `proxy_pass`, if it has one.
 pub(super) fn uri(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;

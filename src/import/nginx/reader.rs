@@ -2,7 +2,7 @@
 //! Invariant: of several inherited directives of one name, the innermost applies.
 //! Must not know: how a directive is converted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::super::backend_protocol::BackendProtocol;
 use super::super::pool::Pool;
@@ -65,6 +65,8 @@ pub(super) struct Reader<'d> {
     pub(super) guarded: HashSet<usize>,
     /// Inherited directives and the pools that they were applied to.
     pub(super) applied_to: HashSet<(usize, usize)>,
+    /// The lines at which nginx sent a Host of its own.
+    pub(super) own_hosts: BTreeSet<usize>,
     /// The line of the first server with host names.
     pub(super) first: Option<usize>,
     /// Some server is for all hosts.

@@ -2,10 +2,13 @@
 //! Invariant: directives of a server apply to each of its routes.
 //! Must not know: how a location is converted.
 
+use super::super::field_edits::Message;
 use super::super::grammar;
+use super::super::guard::GuardScope;
 use super::super::output::Output;
 use super::super::route::{Destination, Redirect, Request};
 use super::super::toml::Table;
+use super::fields::{self, Fields};
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
 use super::listen::OF_LISTENERS;
@@ -25,13 +28,19 @@ pub(super) struct Server {
 }
 
 impl<'d> Reader<'d> {
-    pub(super) fn server(&mut self, server: &'d Directive, above: &Scope<'d>, guards: &Guards<'d>, out: &mut Output) {
+    pub(super) fn server(
+        &mut self,
+        server: &'d Directive,
+        (above, guards, fields): (&Scope<'d>, &Guards<'d>, &Fields<'d>),
+        out: &mut Output,
+    ) {
         if !answers(server) {
             let why = "it sends no request to a backend";
             return note_whole(server, why, &mut out.unrouted);
         }
         let scope = scoped(server, above);
         let guards = guards.inside(server);
+        let fields = fields.inside(server.inside());
         let listening = self.listen(server, out);
         let mut names = Vec::new();
         for directive in server.inside().iter().filter(|each| each.word(0) == "server_name") {
@@ -60,19 +69,23 @@ impl<'d> Reader<'d> {
                     Some(answer) => {
                         note_whole(directive, &format!("line {} responds first", answer.line), &mut out.unrouted)
                     }
-                    None => self.location(directive, &read, (&scope, &guards), out),
+                    None => self.location(directive, &read, (&scope, &guards, &fields), out),
                 },
-                "return" | "rewrite" | "if" => self.answer(directive, &read, &guards, out),
+                "return" | "rewrite" | "if" => {
+                    let ids = self.answer(directive, &read, &guards, out);
+                    self.edit(&fields, &ids, out);
+                }
                 "set_real_ip_from" | "real_ip_header" | "real_ip_recursive" if !self.believes(server) => {
                     known::note(directive, &mut out.unrouted);
                 }
                 word if scope.contains_key(word) || OF_LISTENERS.contains(&word) => {}
                 word if guard::belongs(word) => {}
-                _ if self.of_clients(directive, out) => {}
+                _ if fields::edits(directive).is_some() || self.of_clients(directive, out) => {}
                 _ => known::note(directive, &mut out.unrouted),
             }
         }
-        let own = server.inside().iter().filter(|each| scope.contains_key(each.word(0)));
+        let is_kept = |each: &&Directive| scope.contains_key(each.word(0)) || fields::edits(each).is_some();
+        let own = server.inside().iter().filter(is_kept);
         self.unapplied(own, &mut out.unrouted);
         self.unguarded(server, &mut out.unrouted);
     }
@@ -83,8 +96,14 @@ impl<'d> Reader<'d> {
             && (directive.word(0) == "return" || redirect::read(directive, server.name.as_deref()).is_some())
     }
 
-    /// Converts a directive by which a server itself responds.
-    fn answer(&mut self, directive: &'d Directive, server: &Server, guards: &Guards<'d>, out: &mut Output) {
+    /// Converts a directive by which a server itself responds; returns its routes.
+    fn answer(
+        &mut self,
+        directive: &'d Directive,
+        server: &Server,
+        guards: &Guards<'d>,
+        out: &mut Output,
+    ) -> Vec<usize> {
         let condition = match directive.word(0) {
             "if" => redirect::condition(directive),
             _ => None,
@@ -107,9 +126,10 @@ impl<'d> Reader<'d> {
         if directive.word(0) != "if" || !guards.all().any(|(each, _)| each.at == directive.at) {
             known::note(directive, &mut out.unrouted);
         }
+        Vec::new()
     }
 
-    /// Adds a redirect, except where it would loop.
+    /// Adds a redirect, except where it would loop; returns its routes.
     pub(super) fn redirect(
         &mut self,
         directive: &Directive,
@@ -117,7 +137,7 @@ impl<'d> Reader<'d> {
         mut request: Request,
         redirect: Redirect,
         out: &mut Output,
-    ) {
+    ) -> Vec<usize> {
         let (line, text) = (directive.line, directive.text.as_str());
         let mut groups = server.groups.clone();
         let stays = redirect.scheme == Some("https")
@@ -130,9 +150,28 @@ impl<'d> Reader<'d> {
             groups.retain(|group| out.is_secure(*group) != Some(true));
         }
         if groups.is_empty() {
-            return out.unrouted.unneeded(line, text, "all clients here use TLS");
+            out.unrouted.unneeded(line, text, "all clients here use TLS");
+            return Vec::new();
         }
-        out.route(&groups, &request, &Destination::Redirect(redirect), line, text);
+        out.route(&groups, &request, &Destination::Redirect(redirect), line, text)
+    }
+
+    /// Changes header fields on these routes.
+    pub(super) fn edit(&mut self, fields: &Fields<'d>, ids: &[usize], out: &mut Output) {
+        for (directive, edits) in fields.edits().filter(|_| !ids.is_empty()) {
+            let is_redirect = |id: &&usize| out.is_redirect(**id);
+            let (redirects, others): (Vec<&usize>, Vec<&usize>) = ids.iter().partition(is_redirect);
+            for edit in edits {
+                // A redirect sends no request on.
+                let is_request = edit.message() == Message::Request;
+                let ids: Vec<usize> =
+                    others.iter().chain(redirects.iter().filter(|_| !is_request)).map(|id| **id).collect();
+                if !ids.is_empty() {
+                    self.applied.insert(directive.at);
+                    out.edit(GuardScope::Routes(ids), edit, directive.line, &directive.text);
+                }
+            }
+        }
     }
 
     /// Notes the access restrictions that apply to no converted location.

@@ -7,8 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::listener::Listener;
 use super::super::own_addresses::OwnAddresses;
-use super::super::route::{Request, Route};
-use super::super::toml::Value;
 use super::{ListenerGroup, Output};
 use crate::net::Address;
 
@@ -143,11 +141,7 @@ impl Output {
     /// Gives these hosts a route of their own, and leaves the others; returns the new route.
     fn split(&mut self, id: usize, hosts: &[String], others: Vec<String>) -> usize {
         let new = self.routes.len();
-        let old = &mut self.routes[id];
-        let request = Request { hosts: hosts.to_vec(), ..old.request.clone() };
-        let route = Route::new(request, old.destination.clone(), old.groups.clone());
-        old.table.set("hosts", Value::list(others.iter().map(String::as_str)));
-        old.request.hosts = others;
+        let route = self.routes[id].split(hosts, others);
         let key = |host: &String| (route.request.secure, route.request.prefix.clone(), host.clone());
         for group in &route.groups {
             self.groups[*group].routes.extend(hosts.iter().map(|host| (key(host), new)));

@@ -134,6 +134,21 @@ fn what_was_restricted_stays_so_when_its_listener_is_part_of_another() {
 }
 
 #[test]
+fn a_route_that_is_split_keeps_its_settings() {
+    let mut output = Output::new("x", Format::Nginx);
+    let (public, intern) = (output.listener_group(1, "public", "public"), output.listener_group(2, "intern", "intern"));
+    output.listener(public, "0.0.0.0:80", 1, "");
+    output.listener(intern, "10.0.0.4:80", 2, "");
+    route(&mut output, public, &["a"], "/", "web", 1);
+    let ids = route(&mut output, intern, &["a", "b"], "/", "shop", 2);
+    output.set_on(&ids, "allow", &Value::list(["10.0.0.0/8"]));
+    output.join_overlapping();
+    let shop: Vec<_> = output.routes.iter().filter(|route| route.pool() == Some("shop")).collect();
+    assert_eq!(shop.iter().map(|route| route.request.hosts.concat()).collect::<Vec<_>>(), ["a", "b"]);
+    assert!(shop.iter().all(|route| route.table.get("allow").is_some()));
+}
+
+#[test]
 fn a_loopback_listener_opens_to_nobody_else() {
     let (listeners, routes) = overlapping(PUBLIC, &["127.0.0.1:80"], None);
     assert_eq!(listeners.iter().map(|(_, is_off)| *is_off).collect::<Vec<_>>(), [false, false, true]);

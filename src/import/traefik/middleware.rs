@@ -2,6 +2,7 @@
 //! Invariant: a middleware that restricts requests, or may do so, is recognized as such.
 //! Must not know: services, entry points.
 
+use super::super::field_edits::FieldEdit;
 use super::super::grammar;
 use super::super::node::{Map, Node};
 use super::super::node::{is_named, peek};
@@ -11,6 +12,7 @@ use super::super::route::Redirect;
 use super::super::source::DEEPEST;
 use super::super::toml::{Table, Value};
 use super::super::units;
+use super::headers;
 
 /// The combined effects of a router's middlewares.
 #[derive(Default)]
@@ -22,6 +24,8 @@ pub(super) struct Effects {
     pub(super) redirect: Option<Redirect>,
     /// Access restrictions that Linchpin has, too: line, text, key and value.
     pub(super) access: Vec<(usize, String, &'static str, Value)>,
+    /// Changes to header fields, each with its line and text.
+    pub(super) edits: Vec<(usize, String, FieldEdit)>,
     /// Access restrictions: line, text, and why each has no equivalent.
     pub(super) guards: Vec<(usize, String, &'static str)>,
 }
@@ -89,6 +93,9 @@ impl Effects {
                     let _ = ["regex", "replacement", "permanent"].map(|key| map.take_text(key));
                     self.redirect = Some(Redirect::to_scheme("https", if is_permanent { 308 } else { 307 }));
                 }
+            }
+            "headers" => {
+                self.edits.extend(headers::edits(map, path));
             }
             "chain" => {
                 let names = map.take_texts("middlewares");
@@ -182,7 +189,7 @@ fn why_of(kind: &str) -> &'static str {
         "redirectscheme" | "redirectregex" => {
             "`redirect` of [[routes]] sets only the scheme, host and path, and no imported router uses this one"
         }
-        "headers" => "header changes are not imported: use [routes.request_headers] or [routes.response_headers]",
+        "headers" => "routes set, add and remove single fields; no CORS, and no field that says who the client is",
         "compress" => "Linchpin does not compress",
         "errors" => "Linchpin has error pages of its own",
         "buffering" => "Linchpin streams bodies; `body_bytes` of [server.limits] limits them",
