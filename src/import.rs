@@ -20,6 +20,7 @@ mod pool;
 mod reasons;
 mod route;
 mod rule;
+mod scoped_edit;
 mod secret;
 mod source;
 mod toml;

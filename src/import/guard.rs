@@ -5,14 +5,23 @@
 use super::address_lists::AddressLists;
 use super::route::Request;
 
-/// An access restriction. It has no equivalent, unless it is lists of addresses for whole routes.
+/// An access restriction.
 pub(super) struct Guard {
     pub(super) place: GuardScope,
     pub(super) line: usize,
     pub(super) text: String,
     pub(super) why: String,
-    /// What it is, if it is nothing else.
-    pub(super) lists: Option<AddressLists>,
+    pub(super) kind: Restriction,
+}
+
+/// What a restriction is to Linchpin.
+pub(super) enum Restriction {
+    /// It has no equivalent.
+    Lost,
+    /// It is these lists, and nothing else.
+    Lists(AddressLists),
+    /// It was for paths that begin with a prefix, also in the middle of a segment, and routes match whole segments.
+    Names,
 }
 
 /// The requests that a restriction applied to.

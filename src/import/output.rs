@@ -2,6 +2,7 @@
 //! Invariant: names and routes are unique, whatever the source has.
 //! Must not know: the formats of sources.
 
+mod edits;
 mod guard;
 mod head;
 mod listeners;
@@ -10,12 +11,11 @@ mod overlaps;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::field_edits::{FieldEdit, Message, TWICE};
-use super::guard::{Guard, GuardScope};
+use super::guard::Guard;
 use super::listener::Listener;
-use super::pool::{Pinning, Pool};
+use super::pool::Pool;
 use super::route::{Destination, Request, Route};
-use super::secret;
+use super::scoped_edit::ScopedEdit;
 use super::source::{Format, Imported};
 use super::toml::{Table, Value};
 use super::unique_names::{UniqueNames, named};
@@ -69,14 +69,6 @@ type RouteKey = (Option<bool>, String, String);
 struct Strip {
     pool: String,
     prefix: String,
-    line: usize,
-    text: String,
-}
-
-/// A change to a field for all routes that a scope will have.
-struct ScopedEdit {
-    scope: GuardScope,
-    edit: FieldEdit,
     line: usize,
     text: String,
 }
@@ -241,17 +233,6 @@ impl Output {
         self.guards.push(guard);
     }
 
-    /// Changes a field on all routes that a scope will have.
-    pub(super) fn edit(&mut self, scope: GuardScope, edit: FieldEdit, line: usize, text: &str) {
-        match secret::is_in(text) {
-            // The output may be readable for others than the source was.
-            true => {
-                self.unrouted.unsupported(line, text, "its value may be a secret: write it into the route yourself")
-            }
-            false => self.edits.push(ScopedEdit { scope, edit, line, text: text.into() }),
-        }
-    }
-
     /// Removes a path prefix from the requests of a pool.
     pub(super) fn strip(&mut self, pool: &str, prefix: &str, line: usize, text: &str) {
         self.strips.push(Strip { pool: pool.into(), prefix: prefix.into(), line, text: text.into() });
@@ -339,37 +320,6 @@ impl Output {
         }
     }
 
-    /// Writes the changes to fields into the routes, in the order of the source.
-    fn apply_edits(&mut self) {
-        for ScopedEdit { scope, edit, line, text } in std::mem::take(&mut self.edits) {
-            let is_response = edit.message() == Message::Response;
-            let mut is_applied = false;
-            let mut lost = None;
-            for (id, route) in self.routes.iter_mut().enumerate() {
-                let is_in = match &scope {
-                    GuardScope::Routes(ids) => ids.contains(&id),
-                    GuardScope::Pool(name) => route.pool() == Some(name),
-                    GuardScope::Groups(groups, _) => route.groups.iter().any(|group| groups.contains(group)),
-                };
-                if !is_in || (route.pool().is_none() && !is_response) {
-                    continue;
-                }
-                let pool = self.pools.iter().find(|pool| Some(pool.name()) == route.pool());
-                is_applied = true;
-                match pool.and_then(|pool| pool.pinning.as_ref()) {
-                    Some(Pinning::LearnedHeader(name)) if edit.is_of(Message::Response, name) => {
-                        lost = Some("the pool learns its sessions from this field");
-                    }
-                    _ if !route.edits.push(&edit) => lost = Some(TWICE),
-                    _ => {}
-                }
-            }
-            if let Some(why) = lost.or((!is_applied).then_some("no imported route is concerned")) {
-                self.unrouted.unsupported(line, &text, why);
-            }
-        }
-    }
-
     /// Merges equal routes of several listener groups.
     fn merge(&mut self) {
         let mut kept: Vec<Route> = Vec::new();
@@ -421,6 +371,7 @@ impl Output {
         let can_serve = |name: &str| self.pools.iter().any(|pool| pool.name() == name && pool.can_serve());
         let is_tls = self.listeners.iter().any(|listener| !listener.is_off() && listener.is_secure());
         let leads = |route: &Route| match &route.destination {
+            Destination::Pool { .. } if route.lists.are_of_nobody() => false,
             Destination::Pool { name, .. } => can_serve(name),
             Destination::Redirect(redirect) => redirect.host.is_some() || redirect.scheme == Some("https") && is_tls,
         };

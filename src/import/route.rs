@@ -4,6 +4,7 @@
 
 use super::address_lists::AddressLists;
 use super::field_edits::FieldEdits;
+use super::grammar::is_below;
 use super::toml::{Table, Value};
 
 /// The requests that a route matches.
@@ -60,6 +61,32 @@ impl Request {
 
     pub(super) fn is_everything(&self) -> bool {
         self.secure.is_none() && self.hosts.is_empty() && self.prefix == "/"
+    }
+
+    /// Returns the requests that are in both; `None` if there is none, or if no route can be for them alone.
+    pub(super) fn and(&self, other: &Request) -> Option<Request> {
+        let secure = match (self.secure, other.secure) {
+            (Some(one), Some(other)) if one != other => return None,
+            (one, other) => one.or(other),
+        };
+        let prefix = match (is_below(&self.prefix, &other.prefix), is_below(&other.prefix, &self.prefix)) {
+            (true, _) => &self.prefix,
+            (_, true) => &other.prefix,
+            _ => return None,
+        };
+        let hosts = match (&self.hosts[..], &other.hosts[..]) {
+            (hosts, []) | ([], hosts) => hosts.to_vec(),
+            (one, two) => {
+                let both: Vec<_> = one.iter().filter(|host| two.contains(host)).cloned().collect();
+                let is_exact =
+                    |host: &String| both.contains(host) || !Request::to(vec![host.clone()], "/").shares_a_host(two);
+                if both.is_empty() || !one.iter().all(is_exact) {
+                    return None;
+                }
+                both
+            }
+        };
+        Some(Request { secure, hosts, prefix: prefix.clone() })
     }
 
     /// Returns whether some host is in both.
@@ -183,19 +210,17 @@ impl Route {
 
     /// Takes these hosts out; returns a route for them with the same settings.
     pub(super) fn split(&mut self, hosts: &[String], others: Vec<String>) -> Route {
-        let mut table = self.table.settings();
-        table.set("hosts", Value::list(hosts.iter().map(String::as_str)));
+        let route = self.narrowed(Request { hosts: hosts.to_vec(), ..self.request.clone() }, self.groups.clone());
         self.table.set("hosts", Value::list(others.iter().map(String::as_str)));
         self.request.hosts = others;
-        Route {
-            request: Request { hosts: hosts.to_vec(), ..self.request.clone() },
-            destination: self.destination.clone(),
-            groups: self.groups.clone(),
-            table,
-            lists: self.lists.clone(),
-            edits: self.edits.clone(),
-            is_off: self.is_off,
-        }
+        route
+    }
+
+    /// Returns a route with the same settings for some of its requests, at some of its listener groups.
+    pub(super) fn narrowed(&self, request: Request, groups: Vec<usize>) -> Route {
+        let mut route = Route::new(request, self.destination.clone(), groups);
+        route.table.append(self.table.settings());
+        Route { lists: self.lists.clone(), edits: self.edits.clone(), is_off: self.is_off, ..route }
     }
 
     /// Returns whether another route differs in nothing but its listeners and comments.
@@ -216,6 +241,18 @@ impl Route {
     pub(super) fn write(&self, text: &mut String) {
         self.table.write("[[routes]]", self.is_off, text);
         self.edits.write(self.is_off, text);
+    }
+
+    /// Returns whether it is for some of the requests of another one, by the same path and a host of both.
+    pub(super) fn is_for_some_of(&self, request: &Request) -> bool {
+        let (own, other) = (&self.request.hosts, &request.hosts);
+        let has_a_host = own.iter().any(|host| other.contains(host)) || own.is_empty() && other.is_empty();
+        self.request.prefix == request.prefix && self.request.secure == request.secure && has_a_host
+    }
+
+    /// Returns whether the same clients may use another route.
+    pub(super) fn has_same_access(&self, other: &Route) -> bool {
+        ["allow", "deny", "basic_auth"].iter().all(|key| self.table.get(key) == other.table.get(key))
     }
 
     /// Whether lists of addresses can be added: not if it has another list of those that may use it, since only those in

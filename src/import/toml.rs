@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::reasons::{FILTER, PASSWORDS, RATES};
+use super::reasons::{FILTER, NAMES, PASSWORDS, RATES};
 use super::secret::hidden;
 
 /// A value, written as TOML.
@@ -167,7 +167,7 @@ impl Table {
     /// Notes a line without an equivalent, with the reason or what to do.
     pub(super) fn unsupported(&mut self, line: usize, text: &str, why: impl Into<String>) {
         let why = why.into();
-        let is_guard = [FILTER, PASSWORDS, RATES].contains(&why.as_str());
+        let is_guard = [FILTER, NAMES, PASSWORDS, RATES].contains(&why.as_str());
         self.note(Note { line, text: text.into(), why, is_unsupported: true, is_guard });
     }
 

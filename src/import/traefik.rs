@@ -12,10 +12,10 @@ mod sticky;
 mod weights;
 
 use self::entry::{EntryPoints, RouterEntryPoints};
-use self::middleware::Effects;
+use self::middleware::{Access, Effects};
 use self::service::Services;
 use super::field_edits::Message;
-use super::guard::{Guard, GuardScope};
+use super::guard::{Guard, GuardScope, Restriction};
 use super::node::{self, Map, Node, is_named, peek};
 use super::notes::{left, note};
 use super::output::Output;
@@ -135,6 +135,7 @@ fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mu
     }
     let name = service.and_then(Node::text).unwrap_or_default();
     let text = rule.and_then(Node::text).unwrap_or_default();
+    let rule_text = text;
     let line = rule.map_or(*line, |rule| rule.line);
     let shown = format!("{path}.rule: {text}");
     let pool = if effects.redirect.is_some() { None } else { services.pool(name, out) };
@@ -170,12 +171,26 @@ fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mu
         _ => Vec::new(),
     };
     let mut guards = effects.guards.clone();
-    for (at, (line, text, key, value)) in effects.access.iter().enumerate() {
-        // Two lists would have to be one of what both have.
-        let is_first = effects.access.iter().take(at).all(|(_, _, other, _)| other != key);
-        match is_first && !ids.is_empty() {
-            true => out.set_on(&ids, key, value),
-            false => guards.push((*line, text.clone(), if *key == "allow" { FILTER } else { PASSWORDS })),
+    let mut has_passwords = false;
+    for (line, text, access) in &effects.access {
+        // Two lists would have to be one of what both have, and two files of users one of both.
+        let is_kept = match access {
+            Access::Lists(lists) => out.list_on(&ids, lists),
+            Access::Passwords(_) if ids.is_empty() || has_passwords => false,
+            Access::Passwords(value) => {
+                out.set_on(&ids, "basic_auth", value);
+                has_passwords = true;
+                true
+            }
+        };
+        let why = if matches!(access, Access::Lists(_)) { FILTER } else { PASSWORDS };
+        match is_kept {
+            true if rule::has_names(rule_text) => {
+                let (place, kind) = (place.clone(), Restriction::Names);
+                out.guard(Guard { place, line: *line, text: text.clone(), why: why.into(), kind });
+            }
+            true => {}
+            false => guards.push((*line, text.clone(), why)),
         }
     }
     for (line, text, edit) in &effects.edits {
@@ -186,7 +201,13 @@ fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mu
         }
     }
     for (line, text, why) in &guards {
-        out.guard(Guard { place: place.clone(), line: *line, text: text.clone(), why: (*why).into(), lists: None });
+        out.guard(Guard {
+            place: place.clone(),
+            line: *line,
+            text: text.clone(),
+            why: (*why).into(),
+            kind: Restriction::Lost,
+        });
     }
     if let Some(index) = pool {
         retries(router, middlewares, index, services);

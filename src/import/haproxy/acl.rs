@@ -141,6 +141,20 @@ impl Acls {
         Some((rest, is_in != is_unless, networks))
     }
 
+    /// Returns whether a condition tests paths in a way that matches more than whole segments in one case.
+    pub(super) fn has_wider_paths(&self, words: &[String]) -> bool {
+        let is_wider = |test: &[String]| {
+            let fetch = test.first().map_or("", String::as_str).to_ascii_lowercase();
+            let mut values = test.iter().skip(1).filter(|word| !word.starts_with('-'));
+            let ignores_case = test.iter().any(|word| word == "-i");
+            matches!(fetch.as_str(), "path_beg" | "url_beg" | "path")
+                && (ignores_case || values.any(|value| !value.ends_with('/')))
+        };
+        let inline = words.split(|word| word.ends_with('{') || word == "}").any(is_wider);
+        let named = words.iter().filter_map(|word| self.tests.get(word.trim_start_matches('!')));
+        inline || named.flatten().any(|test| is_wider(test))
+    }
+
     /// Returns whether a condition tests a rate or a counter of a client.
     pub(super) fn counts(&self, words: &[String]) -> bool {
         let is_count = |word: &String| {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::super::field_edits::FieldEdit;
-use super::super::guard::{Guard, GuardScope};
+use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
 use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
 use super::super::rule::Condition;
@@ -188,8 +188,8 @@ impl<'p> BackendReader<'p> {
         for (statement, why) in std::mem::take(&mut self.guards) {
             let place = GuardScope::Pool(self.pool.name().to_owned());
             let listed = rules::addresses(statement, self.acls).filter(|(area, _)| *area == Condition::always());
-            let lists = listed.map(|(_, lists)| lists);
-            out.guard(Guard { place, line: statement.line, text: statement.text.clone(), why: why.into(), lists });
+            let kind = listed.map_or(Restriction::Lost, |(_, lists)| Restriction::Lists(lists));
+            out.guard(Guard { place, line: statement.line, text: statement.text.clone(), why: why.into(), kind });
         }
         if let Some((prefix, statement)) = self.stripped.take() {
             out.strip(self.pool.name(), &prefix, statement.line, &statement.text);

@@ -5,7 +5,7 @@
 use super::super::reasons::NONE;
 use std::collections::HashMap;
 
-use super::super::guard::{Guard, GuardScope};
+use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
 use super::super::pool::WAIT;
 use super::super::route::{Destination, Request};
@@ -57,13 +57,7 @@ impl<'p> FrontendReader<'p> {
         let (line, text) = (statement.line, statement.text.as_str());
         let time = |at: usize| units::milliseconds(statement.word(at));
         if let Some(why) = rules::guard(statement, self.acls) {
-            let (_, when) = rules::split(statement.from(1));
-            let area = if when.is_unless { Condition::always() } else { self.acls.over(when.words) };
-            let listed = rules::addresses(statement, self.acls);
-            let area = listed.as_ref().map_or(area, |(area, _)| area.clone());
-            let place = GuardScope::Groups(vec![self.number], area.routes());
-            let lists = listed.map(|(_, lists)| lists);
-            out.guard(Guard { place, line, text: text.into(), why: why.into(), lists });
+            self.guard(why, statement, out);
             return Disposition::Converted;
         }
         if let Some(why) = rules::limit(statement, self.acls) {
@@ -169,6 +163,28 @@ impl<'p> FrontendReader<'p> {
         let can_be = |request: &Request| known.is_none() || request.secure.is_none() || request.secure == known;
         let requests = condition.routes().into_iter().filter(can_be);
         requests.map(|request| Request { secure: request.secure.filter(|_| known.is_none()), ..request }).collect()
+    }
+
+    /// Adds an access restriction.
+    fn guard(&self, why: &'static str, statement: &Statement, out: &mut Output) {
+        let (line, text) = (statement.line, &statement.text);
+        let (_, when) = rules::split(statement.from(1));
+        let guard = |area: &Condition, kind| {
+            let place = GuardScope::Groups(vec![self.number], area.routes());
+            Guard { place, line, text: text.clone(), why: why.into(), kind }
+        };
+        match rules::addresses(statement, self.acls) {
+            Some((area, lists)) => {
+                out.guard(guard(&area, Restriction::Lists(lists)));
+                if self.acls.has_wider_paths(when.words) {
+                    out.guard(guard(&area, Restriction::Names));
+                }
+            }
+            None => {
+                let area = if when.is_unless { Condition::always() } else { self.acls.over(when.words) };
+                out.guard(guard(&area, Restriction::Lost));
+            }
+        }
     }
 
     fn redirect(&mut self, words: &'p [String], statement: &'p Statement, out: &mut Output) -> Disposition {

@@ -44,16 +44,27 @@ pub(super) fn guard(statement: &Statement, acls: &Acls) -> Option<&'static str> 
     }
 }
 
-/// Returns the lists of addresses that a line amounts to, and the requests that they are for.
+/// Returns the lists of addresses that a line amounts to, and the requests that they are for. A refusal of all clients is a
+/// list of all addresses.
 pub(super) fn addresses(statement: &Statement, acls: &Acls) -> Option<(Condition, AddressLists)> {
     let verb = match statement.word(0) {
         "tcp-request" => statement.word(2),
         "http-request" => statement.word(1),
+        "block" => "deny",
         _ => return None,
     };
+    if !matches!(verb, "deny" | "tarpit" | "reject" | "silent-drop" | "return") {
+        return None;
+    }
     let (_, when) = split(statement.from(1));
-    let is_refusal = matches!(verb, "deny" | "tarpit" | "reject" | "silent-drop");
-    let (rest, is_refused, networks) = acls.addresses(when.words, when.is_unless).filter(|_| is_refusal)?;
+    let Some((rest, is_refused, networks)) = acls.addresses(when.words, when.is_unless) else {
+        let area = match (when.words.is_empty(), when.is_unless) {
+            (true, _) => Condition::always(),
+            (false, false) => acls.condition(when.words).ok()?,
+            (false, true) => acls.condition(when.words).ok()?.negated()?,
+        };
+        return Some((area, AddressLists::nobody()));
+    };
     let networks = networks.iter().map(ToString::to_string).collect();
     let lists = match is_refused {
         true => AddressLists { deny: networks, ..AddressLists::default() },

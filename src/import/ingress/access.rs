@@ -4,8 +4,9 @@
 
 use ipnet::IpNet;
 
+use super::super::address_lists::AddressLists;
 use super::super::grammar;
-use super::super::guard::{Guard, GuardScope};
+use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
 use super::super::reasons::{FILTER, PASSWORDS};
 use super::super::route::Request;
@@ -20,11 +21,12 @@ pub(super) fn restrict(ingress: &Ingress<'_>, ids: &[usize], group: usize, rules
         [("allowlist-source-range", "allow"), ("whitelist-source-range", "allow"), ("denylist-source-range", "deny")]
     {
         let Some((line, text)) = annotations.text(key) else { continue };
-        match networks(text) {
-            Some(networks) if !ids.is_empty() => {
-                out.set_on(ids, list, &Value::list(networks.iter().map(String::as_str)));
-            }
-            _ => guards.push((line, annotations.shown(key), FILTER)),
+        let lists = networks(text).map(|networks| match list {
+            "allow" => AddressLists { allow: networks, ..AddressLists::default() },
+            _ => AddressLists { deny: networks, ..AddressLists::default() },
+        });
+        if !lists.is_some_and(|lists| out.list_on(ids, &lists)) {
+            guards.push((line, annotations.shown(key), FILTER));
         }
     }
     let secret = annotations.text("auth-secret");
@@ -94,7 +96,7 @@ pub(super) fn restrict(ingress: &Ingress<'_>, ids: &[usize], group: usize, rules
                 GuardScope::Groups(vec![group], requests.collect())
             }
         };
-        out.guard(Guard { place, line, text, why: why.into(), lists: None });
+        out.guard(Guard { place, line, text, why: why.into(), kind: Restriction::Lost });
     }
 }
 

@@ -124,8 +124,7 @@ impl<'n> Annotations<'n> {
         if self.noted.replace(true) {
             return;
         }
-        let left: Vec<_> =
-            self.map.into_iter().flat_map(Map::left).map(|(key, line, node)| (key, line, node)).collect();
+        let left: Vec<_> = self.map.into_iter().flat_map(Map::left).collect();
         for (key, line, node) in left {
             let Some(key) = key.strip_prefix(PREFIX) else {
                 if !NOISE.iter().any(|beginning| key.starts_with(beginning)) {

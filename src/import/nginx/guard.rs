@@ -24,10 +24,11 @@ pub(super) struct Guards<'d> {
     users: Option<&'d Directive>,
 }
 
-/// What Linchpin has, too: keys of a route, and the directives that they stand for.
+/// What Linchpin has, too, and the directives that it stands for.
 #[derive(Default)]
 pub(super) struct Translated<'d> {
-    pub(super) settings: Vec<(&'static str, Value)>,
+    pub(super) lists: Option<AddressLists>,
+    pub(super) passwords: Option<Value>,
     pub(super) directives: Vec<&'d Directive>,
 }
 
@@ -78,13 +79,8 @@ impl<'d> Guards<'d> {
 
     /// Returns what Linchpin has, too: lists of addresses, and passwords in a file.
     pub(super) fn translated(&self) -> Translated<'d> {
-        let mut translated = Translated::default();
-        if let Some(AddressLists { allow, deny }) = lists(&self.access) {
-            for (key, list) in [("allow", allow), ("deny", deny)] {
-                if !list.is_empty() {
-                    translated.settings.push((key, Value::list(list.iter().map(String::as_str))));
-                }
-            }
+        let mut translated = Translated { lists: lists(&self.access), ..Translated::default() };
+        if translated.lists.is_some() {
             translated.directives.extend(&self.access);
         }
         let basic = self.auth.iter().find(|each| each.word(0) == "auth_basic");
@@ -97,7 +93,7 @@ impl<'d> Guards<'d> {
             let pairs = [("file", Value::text(&file))].into_iter().chain(realm);
             // nginx forwards the password.
             let value = Value::inline(pairs.chain([("forward_authorization", Value::flag(true))]));
-            translated.settings.push(("basic_auth", value));
+            translated.passwords = Some(value);
             translated.directives.extend([*basic, users]);
         }
         translated
@@ -129,6 +125,9 @@ fn lists(access: &[&Directive]) -> Option<AddressLists> {
     let texts = |networks: Vec<IpNet>| networks.iter().map(ToString::to_string).collect();
     // Without a final `deny all`, clients that are not denied may enter.
     let allow = if is_open { Vec::new() } else { texts(allowed) };
-    let lists = AddressLists { allow, deny: texts(denied) };
+    let lists = match !is_open && allow.is_empty() {
+        true => AddressLists::nobody(),
+        false => AddressLists { allow, deny: texts(denied) },
+    };
     (lists != AddressLists::default()).then_some(lists)
 }

@@ -2,9 +2,10 @@
 //! Invariant: a route sends a request to the same pool as nginx did, except that its path matches by whole segments.
 //! Must not know: listeners; the settings of pools.
 
+use super::super::address_lists::AddressLists;
 use super::super::field_edits::{Change, FieldEdit, Message};
 use super::super::grammar;
-use super::super::guard::{Guard, GuardScope};
+use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
 use super::super::route::{Destination, Request};
 use super::super::units::{self, Address};
@@ -67,20 +68,10 @@ impl<'d> Reader<'d> {
             if pass.word(0) == "proxy_pass" && !fields.sets_host() {
                 self.own_host(pass, &ids, out);
             }
-            let translated = guards.translated();
-            for (key, value) in &translated.settings {
-                out.set_on(&ids, key, value);
-            }
-            self.guarded.extend(translated.directives.iter().map(|each| each.at));
-            let is_left = |each: &Directive| translated.directives.iter().all(|known| known.at != each.at);
-            for (each, why) in guards.all().filter(|(each, _)| is_left(each)) {
-                self.guarded.insert(each.at);
-                let place = GuardScope::Routes(ids.clone());
-                out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into(), lists: None });
-            }
+            self.restrict(location, &guards, &ids, out);
             if let Some((line, text)) = server.guard.clone() {
                 let why = "clients had to present a certificate here, but not everywhere at this address: set `client_ca` in [listeners.tls] of a separate listener, and its name in `listeners` of the route".into();
-                out.guard(Guard { place: GuardScope::Routes(ids.clone()), line, text, why, lists: None });
+                out.guard(Guard { place: GuardScope::Routes(ids.clone()), line, text, why, kind: Restriction::Lost });
             }
         }
         let stripped = inside().find(|each| redirect::stripped(each).is_some()).map(|each| each.at);
@@ -109,6 +100,34 @@ impl<'d> Reader<'d> {
         self.unguarded(location, out.notes(&ids));
     }
 
+    /// Restricts the routes of a location.
+    fn restrict(&mut self, location: &Directive, guards: &Guards<'d>, ids: &[usize], out: &mut Output) {
+        let translated = guards.translated();
+        let is_listed = translated.lists.is_none_or(|lists| out.list_on(ids, &lists));
+        if let Some(value) = &translated.passwords {
+            out.set_on(ids, "basic_auth", value);
+        }
+        let is_translated = |each: &Directive| {
+            let is_list = matches!(each.word(0), "allow" | "deny");
+            (is_listed || !is_list) && translated.directives.iter().any(|known| known.at == each.at)
+        };
+        let guard = |each: &Directive, why: &str, kind| {
+            let place = GuardScope::Routes(ids.to_vec());
+            Guard { place, line: each.line, text: each.text.clone(), why: why.into(), kind }
+        };
+        self.guarded.extend(translated.directives.iter().map(|each| each.at));
+        for (each, why) in guards.all() {
+            self.guarded.insert(each.at);
+            match is_translated(each) {
+                false => out.guard(guard(each, why, Restriction::Lost)),
+                true if !location.words.last().is_some_and(|path| path.ends_with('/')) => {
+                    out.guard(guard(each, why, Restriction::Names));
+                }
+                true => {}
+            }
+        }
+    }
+
     /// Keeps the Host that nginx sends by default: that of the URL. A group's name or an address is no more than mentioned.
     fn own_host(&mut self, pass: &Directive, ids: &[usize], out: &mut Output) {
         let host = pass::authority(pass.word(1));
@@ -122,16 +141,31 @@ impl<'d> Reader<'d> {
 
     /// Notes a location that becomes no route. Its access restrictions still apply.
     fn refused(&mut self, location: &'d Directive, server: &Server, guards: &Guards<'d>, why: &str, out: &mut Output) {
-        note_whole(location, why, &mut out.unrouted);
         let is_reached = !location.word(1).starts_with('@');
+        let is_restriction = |each: &Directive| guard::belongs(each.word(0)) || redirect::refuses(each);
+        // A route of its own refuses what only refuses.
+        let only_refuses = is_reached && prefix(location).is_ok() && location.inside().iter().all(is_restriction);
+        if !only_refuses || guards.is_empty() {
+            note_whole(location, why, &mut out.unrouted);
+        }
         if guards.is_empty() || !is_reached {
             return;
         }
         let path = if location.word(1) == "=" { grammar::prefix(location.word(2)) } else { prefix(location).ok() };
         let request = Request::to(server.hosts.clone(), path.as_deref().unwrap_or("/"));
+        let translated = guards.translated();
         for (each, why) in guards.all().filter(|(each, _)| location.inside().iter().any(|own| own.at == each.at)) {
+            let is_list = translated.directives.iter().any(|known| known.at == each.at);
+            let is_refusal = redirect::refuses(each) || each.word(0) == "internal";
+            let kind = match (&translated.lists, &path) {
+                (Some(lists), Some(_)) if is_list && matches!(each.word(0), "allow" | "deny") => {
+                    Restriction::Lists(lists.clone())
+                }
+                (_, Some(_)) if is_refusal => Restriction::Lists(AddressLists::nobody()),
+                _ => Restriction::Lost,
+            };
             let place = GuardScope::Groups(server.groups.clone(), vec![request.clone()]);
-            out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into(), lists: None });
+            out.guard(Guard { place, line: each.line, text: each.text.clone(), why: why.into(), kind });
         }
     }
 

@@ -4,7 +4,8 @@
 
 use super::super::address_lists::AddressLists;
 use super::super::grammar::is_below;
-use super::super::guard::GuardScope;
+use super::super::guard::{Guard, GuardScope, Restriction};
+use super::super::reasons::NAMES;
 use super::super::route::{Request, Route};
 use super::Output;
 
@@ -13,9 +14,18 @@ impl Output {
     /// the same pool: a path can be spelled in more than one way, so a route to a part of an application
     /// does not protect the rest.
     pub(super) fn disable_guarded(&mut self) {
-        for guard in std::mem::take(&mut self.guards) {
+        let is_of_names = |guard: &Guard| matches!(guard.kind, Restriction::Names);
+        let (names, guards): (Vec<_>, Vec<_>) = std::mem::take(&mut self.guards).into_iter().partition(is_of_names);
+        for guard in guards {
             let ids = self.guarded(&guard.place);
-            if guard.lists.as_ref().is_some_and(|lists| self.list_addresses(&ids, &guard.place, lists)) {
+            let is_list = matches!(guard.kind, Restriction::Lists(_)) && matches!(guard.place, GuardScope::Groups(..));
+            if ids.is_empty() && is_list && !self.routes.is_empty() {
+                self.unrouted.unneeded(guard.line, &guard.text, "no route serves these requests");
+                continue;
+            }
+            if let Restriction::Lists(lists) = &guard.kind
+                && self.list_addresses(&ids, &guard, lists)
+            {
                 continue;
             }
             let why = format!("{}, so this is disabled", guard.why);
@@ -42,35 +52,85 @@ impl Output {
                 None => self.unrouted.guard(guard.line, &guard.text, guard.why),
             }
         }
+        self.note_names(names);
     }
 
-    /// Writes lists of addresses into these routes. Returns false if that would not be what the source had: if a route also
-    /// has other requests, or has such a list already.
-    fn list_addresses(&mut self, ids: &[usize], place: &GuardScope, lists: &AddressLists) -> bool {
-        let is_whole = |route: &Route| match place {
-            GuardScope::Pool(_) | GuardScope::Routes(_) => true,
-            GuardScope::Groups(_, requests) => requests.iter().any(|request| {
-                let has_hosts = request.hosts.is_empty()
-                    || !route.request.hosts.is_empty()
-                        && route.request.hosts.iter().all(|host| request.hosts.contains(host));
-                has_hosts && is_below(&route.request.prefix, &request.prefix)
-            }),
-        };
-        // At all of its listeners, or a route would refuse elsewhere what the source served there.
-        let is_at_all = |route: &Route| match place {
-            GuardScope::Groups(groups, _) => route.groups.iter().all(|group| groups.contains(group)),
-            GuardScope::Pool(_) | GuardScope::Routes(_) => true,
-        };
-        let fits = |id: &usize| {
-            self.routes.get(*id).is_some_and(|route| is_whole(route) && route.takes(lists) && is_at_all(route))
-        };
-        if ids.is_empty() || !ids.iter().all(fits) {
-            return false;
-        }
-        for id in ids {
+    /// Restricts routes to lists of addresses, if they take them; returns whether they do.
+    pub(in crate::import) fn list_on(&mut self, ids: &[usize], lists: &AddressLists) -> bool {
+        let fits = !ids.is_empty() && ids.iter().all(|id| self.routes.get(*id).is_some_and(|route| route.takes(lists)));
+        for id in ids.iter().filter(|_| fits) {
             self.routes[*id].restrict(lists);
         }
+        fits
+    }
+
+    /// Writes lists of addresses into these routes; a route that also has other requests is divided. Returns false if that
+    /// would not be what the source had.
+    fn list_addresses(&mut self, ids: &[usize], guard: &Guard, lists: &AddressLists) -> bool {
+        let GuardScope::Groups(groups, requests) = &guard.place else { return self.list_on(ids, lists) };
+        let mut parts: Vec<(usize, Request, Vec<usize>)> = Vec::new();
+        for id in ids {
+            let route = &self.routes[*id];
+            let at: Vec<usize> = route.groups.iter().copied().filter(|group| groups.contains(group)).collect();
+            for request in requests.iter().filter(|request| meets(route, request, self.has_own(request, groups))) {
+                match route.request.and(request) {
+                    Some(part) if !parts.iter().any(|(known, other, _)| known == id && *other == part) => {
+                        parts.push((*id, part, at.clone()));
+                    }
+                    Some(_) => {}
+                    None => return false,
+                }
+            }
+        }
+        let is_whole = |(id, part, at): &(usize, Request, Vec<usize>)| {
+            *part == self.routes[*id].request && at.len() == self.routes[*id].groups.len()
+        };
+        let is_free = |(id, part, at): &(usize, Request, Vec<usize>)| {
+            self.routes.iter().enumerate().all(|(other, route)| {
+                other == *id || !route.is_for_some_of(part) || route.groups.iter().all(|group| !at.contains(group))
+            })
+        };
+        let takes = |(id, ..): &(usize, Request, Vec<usize>)| self.routes[*id].takes(lists);
+        if parts.is_empty() || !parts.iter().all(|part| takes(part) && (is_whole(part) || is_free(part))) {
+            return false;
+        }
+        let (whole, parts): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_whole);
+        for (id, ..) in whole {
+            self.routes[id].restrict(lists);
+        }
+        for (id, part, at) in parts {
+            let route = &mut self.routes[id];
+            let mut new = route.narrowed(part, at);
+            if new.request == route.request {
+                route.groups.retain(|group| !new.groups.contains(group));
+            }
+            new.restrict(lists);
+            new.table.unneeded(guard.line, &guard.text, "a route of its own, as the rest of these requests is served");
+            self.routes.push(new);
+        }
         true
+    }
+
+    /// Notes restrictions for paths that begin with a prefix, where another route serves the paths that the route of the
+    /// prefix does not match.
+    fn note_names(&mut self, names: Vec<Guard>) {
+        for guard in names {
+            let is_wider = |own: &Route, other: &Route| {
+                !other.is_off
+                    && other.pool().is_some()
+                    && other.request.prefix != own.request.prefix
+                    && is_below(&own.request.prefix, &other.request.prefix)
+                    && own.request.shares_a_host(&other.request.hosts)
+                    && own.groups.iter().any(|group| other.groups.contains(group))
+                    && !own.has_same_access(other)
+            };
+            let own = self.guarded(&guard.place).into_iter().map(|id| (id, &self.routes[id]));
+            let mut own = own.filter(|(_, route)| route.request.prefix != "/");
+            let first = own.find(|(_, own)| self.routes.iter().any(|other| is_wider(own, other))).map(|(id, _)| id);
+            if let Some(id) = first {
+                self.routes[id].table.guard(guard.line, &guard.text, NAMES);
+            }
+        }
     }
 
     /// Returns the routes that a restriction applied to.

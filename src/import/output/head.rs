@@ -34,14 +34,15 @@ impl Output {
             comment(
                 text,
                 &format!(
-                    "These lines of {} restricted or limited requests, and Linchpin does not: {lines}. The importer disabled the",
+                    "These lines of {} restricted or limited requests, and this file does not, or not all of them: {lines}.",
                     self.source
                 ),
             );
             comment(
                 text,
-                "routes behind restrictions. Restrict requests in the application or before Linchpin, then remove the #.",
+                "The importer disabled the routes behind restrictions that have no equivalent. Restrict these requests in the",
             );
+            comment(text, "application or before Linchpin, then remove the #.");
         }
         if self.pools.iter().any(Pool::seals) {
             text.push_str(

@@ -2,7 +2,7 @@
 //! Invariant: the output opens nothing that the source did not.
 //! Must not know: the formats of sources.
 
-use super::super::guard::GuardScope;
+use super::super::guard::{GuardScope, Restriction};
 use super::super::pool::Pool;
 use super::*;
 
@@ -88,7 +88,7 @@ fn overlapping(public_at: &[&str], private: &[&str], guarded: Option<usize>) -> 
     route(&mut output, intern, &["a", "b"], "/", "shop", 2);
     if let Some(group) = guarded {
         let place = GuardScope::Groups(vec![group], vec![Request::to(Vec::new(), "/admin")]);
-        output.guard(Guard { place, line: 7, text: String::new(), why: String::new(), lists: None });
+        output.guard(Guard { place, line: 7, text: String::new(), why: String::new(), kind: Restriction::Lost });
     }
     output.join_overlapping();
     output.merge();
@@ -184,7 +184,13 @@ fn kept(routes: &[(&str, &[&str], &str)], guarded: &[usize]) -> Vec<usize> {
     for (pool, names, prefix) in routes {
         route(&mut output, group, names, prefix, pool, 1);
     }
-    let guard = |place| Guard { place, line: 7, text: "deny all".into(), why: "nobody filters".into(), lists: None };
+    let guard = |place| Guard {
+        place,
+        line: 7,
+        text: "deny all".into(),
+        why: "nobody filters".into(),
+        kind: Restriction::Lost,
+    };
     output.guard(guard(GuardScope::Routes(guarded.to_vec())));
     output.disable_guarded();
     output.routes.iter().enumerate().filter(|(_, route)| !route.is_off).map(|(id, _)| id).collect()
@@ -215,7 +221,7 @@ fn the_only_pool_is_not_open_because_its_route_is_off() {
         line: 7,
         text: "deny all".into(),
         why: "nobody filters".into(),
-        lists: None,
+        kind: Restriction::Lost,
     });
     let imported = output.render();
     assert!(!imported.text.contains("\n[[pools]]") && !imported.may_serve, "{}", imported.text);

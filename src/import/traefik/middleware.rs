@@ -2,6 +2,7 @@
 //! Invariant: a middleware that restricts requests, or may do so, is recognized as such.
 //! Must not know: services, entry points.
 
+use super::super::address_lists::AddressLists;
 use super::super::field_edits::FieldEdit;
 use super::super::grammar;
 use super::super::node::{Map, Node};
@@ -14,6 +15,13 @@ use super::super::toml::{Table, Value};
 use super::super::units;
 use super::headers;
 
+/// An access restriction that Linchpin has, too.
+#[derive(Clone)]
+pub(super) enum Access {
+    Lists(AddressLists),
+    Passwords(Value),
+}
+
 /// The combined effects of a router's middlewares.
 #[derive(Default)]
 pub(super) struct Effects {
@@ -22,8 +30,8 @@ pub(super) struct Effects {
     /// The path prefix to add.
     pub(super) add: Option<String>,
     pub(super) redirect: Option<Redirect>,
-    /// Access restrictions that Linchpin has, too: line, text, key and value.
-    pub(super) access: Vec<(usize, String, &'static str, Value)>,
+    /// Access restrictions that Linchpin has, too, each with its line and text.
+    pub(super) access: Vec<(usize, String, Access)>,
     /// Changes to header fields, each with its line and text.
     pub(super) edits: Vec<(usize, String, FieldEdit)>,
     /// Access restrictions: line, text, and why each has no equivalent.
@@ -104,13 +112,13 @@ impl Effects {
             "ipallowlist" | "ipwhitelist" => match networks(map) {
                 Some(networks) => {
                     map.take("sourceRange");
-                    let value = Value::list(networks.iter().map(String::as_str));
-                    self.access.push((line, path.into(), "allow", value));
+                    let lists = AddressLists { allow: networks, ..AddressLists::default() };
+                    self.access.push((line, path.into(), Access::Lists(lists)));
                 }
                 None => self.guards.push((line, path.into(), FILTER)),
             },
             "basicauth" => match users(map) {
-                Some(value) => self.access.push((line, path.into(), "basic_auth", value)),
+                Some(value) => self.access.push((line, path.into(), Access::Passwords(value))),
                 None => self.guards.push((line, path.into(), PASSWORDS)),
             },
             "digestauth" | "forwardauth" => self.guards.push((line, path.into(), PASSWORDS)),

@@ -29,6 +29,12 @@ pub(super) fn hosts(rule: &str) -> Vec<String> {
     hosts
 }
 
+/// Returns whether a rule matches paths that begin with a prefix, also in the middle of a segment.
+pub(super) fn has_names(rule: &str) -> bool {
+    let prefixes = rule.split("PathPrefix(").skip(1).filter_map(|part| part.split(')').next());
+    prefixes.flat_map(|part| part.split(',')).any(|text| !text.trim().trim_matches(['`', '"', '\'']).ends_with('/'))
+}
+
 struct Reader<'r> {
     rest: &'r str,
     depth: usize,
