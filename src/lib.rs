@@ -24,6 +24,7 @@ pub mod health;
 pub mod http2;
 pub mod import;
 pub mod net;
+pub mod otlp;
 pub mod per_thread;
 pub mod pool;
 pub mod proxy;

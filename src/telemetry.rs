@@ -21,6 +21,8 @@ mod redaction;
 mod series;
 mod settings;
 mod sink;
+mod span_queue;
+mod spans;
 mod trace_ids;
 mod writer;
 
@@ -34,5 +36,7 @@ pub use messages::flush;
 pub use messages_setup::{retrace, trace};
 pub use metrics::Metrics;
 pub use settings::{AccessTarget, LogFormat, Settings};
-pub use trace_ids::TraceId;
+pub use span_queue::{SpanCounters, SpanQueue, SpanReceiver, Tracer};
+pub use spans::{AttemptSpan, RequestSpans, SpanError, SpanFacts, SpanPlace};
+pub use trace_ids::{SpanId, TraceId};
 pub use writer::{AccessLog, OpenError, Reopen};

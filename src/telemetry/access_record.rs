@@ -54,9 +54,9 @@ pub struct Record<'a> {
     /// The number of attempts on backends.
     pub attempts: u32,
     /// The verdict of persistence.
-    pub verdict: &'a str,
+    pub verdict: &'static str,
     /// Why the pin did not hold.
-    pub cause: Option<&'a str>,
+    pub cause: Option<&'static str>,
     /// The session's id.
     pub session: Option<u64>,
     /// The rule of persistence that matched.

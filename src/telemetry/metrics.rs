@@ -15,6 +15,7 @@ use super::denials::DenialCounters;
 pub use super::durations::DurationCounts;
 use super::limits::LimitCounters;
 pub use super::series::{EndedRequest, Labels, Series};
+use super::span_queue::SpanCounters;
 use crate::per_thread::{Counter, PerThread};
 
 /// The label `backend` of what removed backends have counted. No backend can have this name.
@@ -31,6 +32,7 @@ pub struct Metrics {
     limited: Arc<LimitCounters>,
     denied: Arc<DenialCounters>,
     dropped_lines: Arc<AtomicU64>,
+    spans: Arc<SpanCounters>,
 }
 
 type ByBackend = BTreeMap<Box<str>, Arc<Series>>;
@@ -53,7 +55,7 @@ impl Metrics {
     pub fn new(threads: usize, labels: Labels, dropped_lines: Arc<AtomicU64>) -> Metrics {
         let (limited, denied) = (Arc::new(LimitCounters::new(threads)), Arc::new(DenialCounters::new(threads)));
         let (series, listeners) = (Mutex::default(), Mutex::default());
-        Metrics { threads, labels, series, listeners, limited, denied, dropped_lines }
+        Metrics { threads, labels, series, listeners, limited, denied, dropped_lines, spans: Arc::default() }
     }
 
     /// Returns the counters of a backend. The same names get the same counters, so a reload keeps them. An empty name
@@ -87,6 +89,11 @@ impl Metrics {
     /// Returns the counters of requests that access rules refused.
     pub fn denied(&self) -> &Arc<DenialCounters> {
         &self.denied
+    }
+
+    /// Returns the counters of spans.
+    pub fn spans(&self) -> &Arc<SpanCounters> {
+        &self.spans
     }
 
     /// Merges the counts of removed backends into one series per pool: with backends that are added and removed all
@@ -292,6 +299,19 @@ impl Collector for Metrics {
             .encode_descriptor("linchpin_access_log_dropped", help, None, counter)?
             .encode_counter::<NoLabelSet, _, u64>(&self.dropped_lines.load(Ordering::Relaxed), None)?;
 
+        for (name, help, value) in [
+            ("linchpin_trace_spans_exported", "Spans that the collector of traces took", &self.spans.exported),
+            (
+                "linchpin_trace_spans_dropped",
+                "Spans that were lost since the collector of traces was away, too slow, or refused them",
+                &self.spans.dropped,
+            ),
+        ] {
+            encoder
+                .encode_descriptor(name, help, None, counter)?
+                .encode_counter::<NoLabelSet, _, u64>(&value.load(Ordering::Relaxed), None)?;
+        }
+
         let help = "Panics of this process, each of which ended one request or task; please report them";
         encoder
             .encode_descriptor("linchpin_panics", help, None, counter)?
@@ -360,6 +380,8 @@ mod tests {
             r#"linchpin_limited_total{limit="body_bytes"} 1"#,
             r#"linchpin_limited_total{limit="connections"} 0"#,
             "linchpin_access_log_dropped_total 0",
+            "linchpin_trace_spans_exported_total 0",
+            "linchpin_trace_spans_dropped_total 0",
             "linchpin_panics_total 0",
         ] {
             assert!(text.lines().any(|each| each == line), "{line}\n{text}");
