@@ -11,6 +11,7 @@ mod demands;
 mod descriptor_limit;
 mod discovery;
 mod drains;
+mod exporters;
 mod follow;
 mod hand_over;
 mod listeners;
@@ -69,7 +70,7 @@ use older::{OlderLink, OlderProcesses};
 use publish::{Published, Subscription};
 use reload_changes::Commit;
 use reload_reports::ReloadReports;
-use running::{Overview, Running, StoreTasks};
+use running::{BackgroundTasks, Overview, Running};
 use take_over::{Predecessor, TakeOver};
 use takeover_parts::{Life, Pending, PendingAdmin, PendingWaiting, bind_admin, bind_waiting};
 use thread_failures::ThreadFailures;
@@ -261,8 +262,7 @@ impl App {
             facts,
             reload_reports: ReloadReports::default(),
             overview: Arc::clone(&overview),
-            session_stores: StoreTasks::default(),
-            copy_stores: StoreTasks::default(),
+            background: BackgroundTasks::default(),
             following: None,
         };
         let parts = ControlParts {

@@ -29,6 +29,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tracing;
 mod users;
 mod values;
 
@@ -39,6 +40,7 @@ use toml::de::DeTable;
 pub use self::diff::{KeyChange, key_path};
 pub use self::plan::{Origin, Plan, PoolPlan, RANDOM_KEY};
 pub use self::report::{Finding, Position, Report, Severity};
+pub use self::tracing::TracingPlan;
 use crate::files;
 use crate::runtime::descriptors;
 

@@ -49,7 +49,9 @@ mod streams;
 mod target;
 mod thread;
 mod timeouts;
+mod trace;
 mod trace_context;
+mod trace_start;
 mod trailers;
 pub mod tunnel;
 mod unread;
@@ -85,6 +87,7 @@ use route::RouteAction;
 use snapshot::Snapshot;
 use thread::ThreadState;
 pub use timeouts::Timeouts;
+use trace::Trace;
 use upgrade::NextProtocol;
 
 /// The outcome of the pipeline.
@@ -161,6 +164,9 @@ impl Handler for Proxy {
         let (mut head, body) = request.into_parts();
         let mut exchange = Exchange::begin(&self.thread, &client, &head, interim);
         let thread = Rc::clone(&self.thread);
+        let (view, identity) = (thread.view.borrow(), exchange.identity());
+        exchange.record.begin_trace(Trace::begin(&view, &client, identity, &mut head.headers, || thread.random()));
+        drop(view);
         async move {
             match serve(&thread, &mut exchange, &mut head, body).await {
                 Ok(PipelineOutcome::UpstreamResponse(response, NextProtocol::Http)) => {
@@ -386,6 +392,9 @@ async fn attempts(
             Step::End(error) => return Err(error),
         };
         exchange.attempt(index, order.has_waited(), order.decision().adds_session_to(index));
+        if let Some(trace) = exchange.record.trace() {
+            upstream_request.set_trace_parent(trace.begin_attempt(service, index, thread.random()));
+        }
         let (begun, is_first) = (clock::now(), order.is_first());
         let facts = |lost: bool| upstream_request.facts(0, exchange.total_deadline(), lost);
         let may_discard = |failure| order.may_discard_response(failure, facts(is_lost(service, index)));
@@ -402,6 +411,9 @@ async fn attempts(
         .await
         {
             Ok(response) => {
+                if let Some(trace) = exchange.record.trace() {
+                    trace.attempt_responded(response.status(), record::version_name(response.version()));
+                }
                 exchange.reached(service, index);
                 order.served(index);
                 return Ok((response, index));
@@ -414,6 +426,8 @@ async fn attempts(
             }
         };
         exchange.failed(index, failure, took, order.has_waited());
+        let reason = exchange.record.reason;
+        exchange.record.trace().into_iter().for_each(|trace| trace.attempt_failed(failure, reason));
         if let Some(error) = upstream_request.body_error() {
             return Err(error);
         }

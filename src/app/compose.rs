@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::{Plan, PoolPlan};
 use crate::copies::{CopyStores, SharedStoreSync};
 use crate::events::Events;
+use crate::otlp;
 use crate::pool::hash::stable_hash;
 use crate::pool::health_tracker::BackendDownNotifier;
 use crate::pool::inherited::{InheritedBackends, PoolState};
@@ -24,7 +25,7 @@ use crate::proxy::route::Routes;
 use crate::proxy::snapshot::{Service, Snapshot};
 use crate::proxy::via;
 use crate::runtime::ListenerId;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, SpanQueue, SpanReceiver, Tracer};
 use crate::upstream::Access;
 
 /// The plan, and the state that outlives a snapshot.
@@ -47,6 +48,10 @@ pub(super) struct Composer {
     process: u64,
     /// The rate limit, and the recent requests of each client.
     limiter: Option<(rate::Settings, Arc<RateLimiter>)>,
+    /// Where spans go, if requests are traced.
+    spans: Option<(otlp::Settings, SpanQueue)>,
+    /// The exporter's side of that queue, until an exporter takes it.
+    unexported: Option<(otlp::Settings, SpanReceiver)>,
     /// The limits on passwords, and each client's recent failures, if a route asks for passwords.
     password_checks: Option<Arc<PasswordChecks>>,
 }
@@ -80,6 +85,8 @@ impl Composer {
             affinities: HashMap::new(),
             process: rand::random(),
             limiter: None,
+            spans: None,
+            unexported: None,
             password_checks: None,
         }
     }
@@ -154,6 +161,24 @@ impl Composer {
         self.copies.take_shared()
     }
 
+    /// Takes the queue of spans that has no exporter yet, and where its spans go.
+    pub(super) fn take_unexported(&mut self) -> Option<(otlp::Settings, SpanReceiver)> {
+        self.unexported.take()
+    }
+
+    /// Returns what traces requests. A queue stays for as long as its spans go to the same collector.
+    fn next_tracer(&mut self) -> Option<Tracer> {
+        let tracing = self.plan.tracing.as_ref();
+        self.spans = self.spans.take().filter(|(known, _)| tracing.is_some_and(|plan| plan.export == *known));
+        let plan = tracing?;
+        let (_, queue) = self.spans.get_or_insert_with(|| {
+            let (queue, spans) = SpanQueue::new(Arc::clone(self.metrics.spans()));
+            self.unexported = Some((plan.export.clone(), spans));
+            (plan.export.clone(), queue)
+        });
+        Some(Tracer { per_million: plan.per_million, queue: queue.clone() })
+    }
+
     /// Sets the backends of the pool at a position of the plan; returns whether they differ from those of before.
     pub(super) fn set_backends(&mut self, pool: usize, backends: Vec<backend::Settings>) -> bool {
         let pool = self.plan.pools.get_mut(pool).filter(|pool| pool.pool.backends != backends);
@@ -212,6 +237,7 @@ impl Composer {
         };
         self.limiter = self.plan.rate.map(limiter);
         self.password_checks = self.next_password_checks();
+        let tracer = self.next_tracer();
         let plans = self.plan.pools.iter().enumerate();
         let plans: HashMap<_, _> =
             plans.map(|(position, plan)| (plan.pool.name.as_str(), (position, &plan.timeouts))).collect();
@@ -227,6 +253,7 @@ impl Composer {
             limits: headers::HeadLimits { fields: limits.header_count, target: limits.target_bytes },
             limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
             password_checks: self.password_checks.clone(),
+            tracer,
             unrouted: self.metrics.series("", ""),
             limited: Arc::clone(self.metrics.limited()),
             denied: Arc::clone(self.metrics.denied()),

@@ -85,10 +85,12 @@ async fn control(parts: ControlParts, ended: oneshot::Receiver<()>) -> AccessLog
         Some(take_over) => drop(tokio::task::spawn_local(take_over.run())),
         None => running.begin_drains(),
     }
-    let Running { admin, log, .. } = configuration::run(running, requests, phase, commit, demands, ended).await;
+    let Running { admin, log, background, .. } =
+        configuration::run(running, requests, phase, commit, demands, ended).await;
     if let Some(admin) = admin {
         admin.end().await;
     }
+    background.exporters.end().await;
     log
 }
 

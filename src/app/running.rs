@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use super::admin_server::AdminServer;
 use super::compose::Composer;
 use super::discovery::{Sources, announce};
+use super::exporters::Exporters;
 use super::publish::Published;
 use super::reload_changes::Commit;
 use super::reload_reports::ReloadReports;
@@ -60,17 +61,25 @@ pub(super) struct Running {
     pub(super) facts: StatusSources,
     pub(super) reload_reports: ReloadReports,
     pub(super) overview: Arc<ArcSwap<Overview>>,
-    /// The tasks that sync learned sessions with a store.
-    pub(super) session_stores: StoreTasks,
-    /// The tasks that keep session copies in a store.
-    pub(super) copy_stores: StoreTasks,
+    pub(super) background: BackgroundTasks,
     /// The task that follows the configuration file, with `watch = true`.
     pub(super) following: Option<AbortHandle>,
 }
 
+/// What takes data out of the process, or brings it in, beside requests.
+#[derive(Debug, Default)]
+pub(super) struct BackgroundTasks {
+    /// The tasks that sync learned sessions with a store.
+    session_stores: StoreTasks,
+    /// The tasks that keep session copies in a store.
+    copy_stores: StoreTasks,
+    /// The tasks that export spans.
+    pub(super) exporters: Exporters,
+}
+
 /// The tasks of stores, by pool.
 #[derive(Debug, Default)]
-pub(super) struct StoreTasks(HashMap<Arc<str>, AbortHandle>);
+struct StoreTasks(HashMap<Arc<str>, AbortHandle>);
 
 impl StoreTasks {
     /// Starts the task of a pool, in the place of a former one.
@@ -135,16 +144,23 @@ impl Running {
     /// Starts the tasks of stores that have none, and ends those of pools that no longer have one.
     pub(super) fn update_stores(&mut self) {
         for store in self.composer.take_stores() {
-            self.session_stores.start(Arc::clone(&store.pool), session_sync::run(store, self.facts.events.clone()));
+            self.background
+                .session_stores
+                .start(Arc::clone(&store.pool), session_sync::run(store, self.facts.events.clone()));
         }
         for store in self.composer.take_shared_copies() {
-            self.copy_stores.start(Arc::clone(&store.pool), session_sync::run_copies(store, self.facts.events.clone()));
+            self.background
+                .copy_stores
+                .start(Arc::clone(&store.pool), session_sync::run_copies(store, self.facts.events.clone()));
+        }
+        if let Some((settings, spans)) = self.composer.take_unexported() {
+            self.background.exporters.start(settings, spans, Arc::clone(self.facts.metrics.spans()));
         }
         let pools = &self.composer.plan().pools;
         let plan = |name: &str| pools.iter().find(|plan| plan.pool.name == name);
-        self.session_stores.retain(|name| plan(name).is_some_and(|plan| plan.persistence.store().is_some()));
+        self.background.session_stores.retain(|name| plan(name).is_some_and(|plan| plan.persistence.store().is_some()));
         let has_copy_store = |plan: &PoolPlan| plan.copies.as_ref().is_some_and(|copies| copies.store.is_some());
-        self.copy_stores.retain(|name| plan(name).is_some_and(has_copy_store));
+        self.background.copy_stores.retain(|name| plan(name).is_some_and(has_copy_store));
     }
 
     /// Begins or ends to follow the configuration file.

@@ -16,6 +16,7 @@ use super::pools::{self, PoolDraft};
 use super::reader::{Spanned, Table};
 use super::routes::{self, RouteDraft};
 use super::secrets;
+use super::tracing::{self, TracingPlan};
 use super::values::{
     InvalidValue, KIB, MIB, MILLISECOND, Value, YEAR, body_bytes, duration, flag, found, must_be, nearest, plain_text,
     rate, shown, size, text, whole, word,
@@ -38,6 +39,8 @@ pub(super) struct Draft {
     pub(super) replay_memory: usize,
     pub(super) via: Option<String>,
     pub(super) log: telemetry::Settings,
+    /// `None` if there is no such section, or it has an error.
+    pub(super) tracing: Option<TracingPlan>,
     pub(super) admin: Option<Spanned<crate::admin::Settings>>,
     pub(super) keys: Vec<KeyDraft>,
     pub(super) listeners: Vec<ListenerDraft>,
@@ -74,7 +77,8 @@ impl Draft {
             login_failures,
             replay_memory,
             via,
-            log: root.section("log", log),
+            log: root.section("log", |table| log(table, root.has("tracing"))),
+            tracing: root.section("tracing", tracing::tracing),
             admin: root.section("admin", admin::admin),
             keys: root.sections("keys", |table| KeyDraft {
                 id: table.required("id", "\"2026-01\"", name),
@@ -153,7 +157,7 @@ fn rate_of(table: &Table<'_>) -> Option<rate::Settings> {
     Some(rate::Settings { requests, per, burst: burst.unwrap_or(in_a_second) })
 }
 
-fn log(table: &Table<'_>) -> telemetry::Settings {
+fn log(table: &Table<'_>, is_traced: bool) -> telemetry::Settings {
     use telemetry::LogFormat::{Json, Text};
     let default = telemetry::Settings::default();
     let format = table.get("format", word([("text", Text), ("json", Json)])).unwrap_or(default.format);
@@ -161,7 +165,7 @@ fn log(table: &Table<'_>) -> telemetry::Settings {
         level: table.get("level", level).unwrap_or(default.level),
         format,
         access: table.get("access", |value| access(table, value)).unwrap_or(default.access),
-        layout: access_log::layout(table, format),
+        layout: access_log::layout(table, format, is_traced),
     }
 }
 

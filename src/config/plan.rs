@@ -12,6 +12,7 @@ use super::file::Draft;
 use super::pools::PoolDraft;
 use super::report::Notes;
 use super::routes::RouteDraft;
+use super::tracing::TracingPlan;
 use crate::affinity::KeyRing;
 use crate::affinity::seal::SealingKey;
 use crate::{admin, affinity, balance, copies, discover, health, pool, proxy, runtime, telemetry, upstream};
@@ -33,6 +34,8 @@ pub struct Plan {
     pub via: Option<String>,
     /// `[log]`.
     pub log: telemetry::Settings,
+    /// `[tracing]`, if there is one.
+    pub tracing: Option<TracingPlan>,
     /// `[admin]`, if there is one.
     pub admin: Option<admin::Settings>,
     /// `[[keys]]`; a random key if the file has none.
@@ -145,6 +148,7 @@ impl Draft {
             replay_memory: self.replay_memory,
             via: self.via,
             log: self.log,
+            tracing: self.tracing,
             admin: self.admin.map(|admin| admin.value),
             keys: Arc::new(KeyRing::new(first, keys.collect())),
             has_random_key: self.keys.is_empty(),

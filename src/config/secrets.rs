@@ -4,7 +4,7 @@
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -14,6 +14,7 @@ use super::reader::{Spanned, Table};
 use super::values::{plain_text, shown};
 use crate::affinity::seal::KEY_BYTES;
 use crate::files::{self, shell_word};
+use crate::otlp;
 
 /// A longer file is neither a key nor a token.
 const MAX_BYTES: u64 = 4096;
@@ -117,8 +118,35 @@ pub(super) fn token(table: &Table<'_>, key: &'static str) -> Option<String> {
     None
 }
 
+/// Checks the file of header fields that a key names. Returns its path.
+pub(super) fn header_fields(table: &Table<'_>, key: &'static str) -> Option<PathBuf> {
+    let file = table.spot(key, plain_text)?;
+    let path = table.notes().resolve_input(&file.value);
+    let name = shown(&path.to_string_lossy());
+    let (problem, remedy) = match read_up_to(otlp::MAX_FIELDS, &path, &file, table) {
+        Ok(text) => match otlp::fields(&text) {
+            Ok(_) => return Some(path),
+            Err(line) => (
+                format!("line {line} of the file {name} is no header field that Linchpin may send"),
+                "write lines such as `x-api-key: …`; Linchpin itself sets Host, Content-Type and what frames the \
+                 request",
+            ),
+        },
+        Err(error) => (
+            format!("cannot read the file {name}: {error}"),
+            "create it, with lines such as `x-api-key: …`, and let the user who runs Linchpin read it",
+        ),
+    };
+    table.notes().error(&file.span, problem, remedy);
+    None
+}
+
 fn read(path: &Path, named_at: &Spanned<String>, table: &Table<'_>) -> Result<String, files::Error> {
-    let (text, metadata) = files::read_text_with_metadata(path, MAX_BYTES)?;
+    read_up_to(MAX_BYTES, path, named_at, table)
+}
+
+fn read_up_to(most: u64, path: &Path, named_at: &Spanned<String>, table: &Table<'_>) -> Result<String, files::Error> {
+    let (text, metadata) = files::read_text_with_metadata(path, most)?;
     let mode = metadata.permissions().mode();
     // A group may read it: that is how a service gets at keys that only root may write.
     if mode & 0o027 != 0 {

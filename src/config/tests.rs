@@ -92,13 +92,14 @@ fn the_full_file_has_every_key_there_is() {
         problem.ends_with("(os error 2)") && (problem.contains("certificate file") || problem.contains("CA file"))
     });
     assert!(
-        tls.len() == 5
-            && report.errors() >= 9
-            && problems[..2].iter().all(|it| it.starts_with("cannot read the token file")),
+        tls.len() == 6
+            && report.errors() >= 11
+            && problems[0].starts_with("cannot read the file")
+            && problems[1..3].iter().all(|it| it.starts_with("cannot read the token file")),
         "{report}"
     );
-    assert!(problems[2].starts_with("cannot read the key file"), "{report}");
-    assert!(problems[3].ends_with("\"LINCHPIN_KEY\" is not set"), "{report}");
+    assert!(problems[3].starts_with("cannot read the key file"), "{report}");
+    assert!(problems[4].ends_with("\"LINCHPIN_KEY\" is not set"), "{report}");
     known.sort();
     known.dedup_by(|later, earlier| {
         later.0 == earlier.0 && {

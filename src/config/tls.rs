@@ -94,6 +94,23 @@ pub(super) fn upstream(table: &Table<'_>) -> Option<Arc<client::Settings>> {
     Some(Arc::new(client::Settings { authorities, server_name, certificate, verify }))
 }
 
+/// Reads the file of the authorities that issue the certificate of a collector, in `[tracing]`. Without one they are the
+/// system's.
+pub(super) fn collector_authorities(table: &Table<'_>, is_secure: bool) -> Option<PathBuf> {
+    let authorities = table.spot("ca", plain_text).map(|spot| resolved(table, spot));
+    if !is_secure {
+        if table.has("ca") && table.has("otlp") {
+            let problem = "`ca` has no effect: `otlp` is no https URL";
+            table.notes().warn(&table.at("ca"), problem, "remove it, or write an https URL");
+        }
+    } else if (authorities.is_some() || !table.has("ca"))
+        && let Err(error) = inspect::authorities(authorities.as_ref().map(|file| file.value.as_path()))
+    {
+        refuse(table, &table.at("ca"), &error);
+    }
+    authorities.map(|file| file.value)
+}
+
 /// Reads `redirect_https`: `true` for port 443, or a port.
 pub(super) fn https_port(value: &DeValue<'_>) -> Value<Option<u16>> {
     let number = value.as_integer().and_then(|number| u16::from_str_radix(number.as_str(), number.radix()).ok());

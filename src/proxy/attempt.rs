@@ -25,6 +25,7 @@ use super::snapshot::Service;
 use super::stale::{AttemptEnd, is_stale};
 use super::streams;
 use super::thread::ThreadState;
+use super::trace_context::TRACEPARENT;
 use super::upgrade::{NextProtocol, UpgradeOutcome, UpgradeRequest};
 use crate::clock;
 use crate::copies::InFlight;
@@ -185,6 +186,11 @@ impl UpstreamRequest {
     /// Sets what the next attempt tells its backend about the session.
     pub(super) fn set_session(&self, field: Option<HeaderValue>) {
         self.session.replace(field);
+    }
+
+    /// Sets the `traceparent` of the next attempt, in the place of the client's.
+    pub(super) fn set_trace_parent(&self, value: HeaderValue) {
+        self.headers.borrow_mut().insert(TRACEPARENT, value);
     }
 
     /// Returns whether all of it can be sent again.

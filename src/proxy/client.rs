@@ -121,6 +121,11 @@ impl Client {
         &self.listener.name
     }
 
+    /// Whether the connection is that of a trusted proxy.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.is_trusted
+    }
+
     /// The version of TLS of the connection, if it has TLS.
     pub(super) fn tls_version(&self) -> Option<&'static str> {
         self.tls_version

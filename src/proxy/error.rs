@@ -235,6 +235,15 @@ impl FailureDetail {
             (error, _) => FailureDetail::Kind(error.as_str()),
         }
     }
+    /// Returns one of few words for it; `None` if the kind of the last attempt's failure says it.
+    pub(super) fn kind(self) -> Option<&'static str> {
+        match self {
+            FailureDetail::Kind(kind) => Some(kind),
+            FailureDetail::Attempt(_) => None,
+            FailureDetail::Unserved(unserved, _) => Some(ProxyError::NoBackend(unserved).as_str()),
+            FailureDetail::PinLost(..) => Some("pin_lost"),
+        }
+    }
 }
 
 /// Returns why a backend of `pool` is down, of the first that has a reason. A reason is behind a lock, which every

@@ -12,6 +12,7 @@ use super::basic_auth::AuthenticatedUser;
 use super::error::{FailureDetail, ProxyError};
 use super::request_id::RequestId;
 use super::respond;
+use super::trace::Trace;
 use super::trace_context::TraceParent;
 use crate::affinity::{Cause, Verdict};
 use crate::clock;
@@ -34,6 +35,8 @@ pub(super) struct RequestRecord {
     host: Option<HeaderValue>,
     target: Uri,
     version: Version,
+    /// Its trace, if requests are traced, until it ends.
+    trace: Cell<Option<Box<Trace>>>,
     /// What the access log needs besides.
     captured: Option<Box<CapturedFields>>,
     /// When its last attempt had a connection.
@@ -112,6 +115,7 @@ impl RequestRecord {
             host: head.headers.get(HOST).cloned(),
             target: head.uri.clone(),
             version: head.version,
+            trace: Cell::default(),
             captured: captures.any().then(|| Box::new(CapturedFields::new(head, captures))),
             connected: Cell::new(None),
             responded_at: None,
@@ -130,6 +134,16 @@ impl RequestRecord {
             bytes_out: 0,
             is_tunnel: false,
         }
+    }
+
+    /// Begins its trace, if there is one.
+    pub(super) fn begin_trace(&mut self, trace: Option<Box<Trace>>) {
+        self.trace.set(trace);
+    }
+
+    /// Returns its trace, if requests are traced.
+    pub(super) fn trace(&mut self) -> Option<&mut Trace> {
+        self.trace.get_mut().as_deref_mut()
     }
 
     /// Returns the path that the client requested.
@@ -172,14 +186,16 @@ impl RequestRecord {
         }
     }
 
-    /// Writes the line of the access log.
+    /// Writes the line of the access log, and queues the spans of its trace.
     pub(super) fn write(&self, log: &ThreadLog, ended: &Ended<'_>) {
         let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(self.begun));
         let unanswered = if ended.is_abandoned { ProxyError::Abandoned.as_str() } else { "client_went" };
         let error = self.error.or(self.status.is_none().then_some(FailureDetail::Kind(unanswered)));
+        let kind = error.and_then(FailureDetail::kind);
         let error = error.map(|error| error.to_string());
-        let captured = self.captured.as_deref();
-        log.write(&Record {
+        let (captured, trace) = (self.captured.as_deref(), self.trace.take());
+        let of_caller = || captured.and_then(|captured| captured.trace);
+        let record = Record {
             time: self.time,
             id: self.id.as_str(),
             listener: ended.listener,
@@ -188,11 +204,11 @@ impl RequestRecord {
             host: named(&self.target).or(self.host.as_ref().map(HeaderValue::as_bytes)).unwrap_or_default(),
             path: self.target.path(),
             query: captured.and_then(|captured| captured.query.as_deref()),
-            protocol: protocol(self.version),
+            protocol: version_name(self.version),
             tls_version: ended.tls_version,
             user_agent: captured.and_then(|captured| captured.user_agent.as_deref()),
             referer: captured.and_then(|captured| captured.referer.as_deref()),
-            trace: captured.and_then(|captured| captured.trace),
+            trace: trace.as_ref().map(|trace| trace.id()).or_else(of_caller),
             status: self.status(ended.is_abandoned),
             bytes_in: self.bytes_in + ended.body_read,
             bytes_out: self.bytes_out,
@@ -211,12 +227,16 @@ impl RequestRecord {
             pinned: self.pinned.as_deref(),
             error: error.as_deref(),
             user: self.user.as_ref().map(|user| &*user.name),
-        });
+        };
+        log.write(&record);
+        if let Some(trace) = trace {
+            trace.end(&record, self.status.is_some() || ended.is_abandoned, kind);
+        }
     }
 }
 
 /// Returns the name of a version of HTTP, as in a request line.
-fn protocol(version: Version) -> Option<&'static str> {
+pub(super) fn version_name(version: Version) -> Option<&'static str> {
     match version {
         Version::HTTP_10 => Some("HTTP/1.0"),
         Version::HTTP_11 => Some("HTTP/1.1"),

@@ -25,7 +25,7 @@ use crate::balance::{self, Balancer};
 use crate::copies::PoolCopies;
 use crate::pool::{Live, Pool};
 use crate::telemetry::metrics::Series;
-use crate::telemetry::{DenialCounters, LimitCounters};
+use crate::telemetry::{DenialCounters, LimitCounters, Tracer};
 use crate::upstream;
 
 /// One configuration in use.
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub limiter: Option<Arc<RateLimiter>>,
     /// Limits the verification of passwords, if a route asks for any.
     pub password_checks: Option<Arc<PasswordChecks>>,
+    /// Traces requests, if configured.
+    pub tracer: Option<Tracer>,
     /// Counts requests without a route.
     pub unrouted: Arc<Series>,
     /// Counts requests and connections that reached a limit.

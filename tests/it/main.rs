@@ -142,6 +142,7 @@ mod targets;
 mod tls;
 mod tomcat_clusters;
 mod traces;
+mod traces_exported;
 mod trailers;
 mod tunnels;
 mod unanswered;

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod browser;
 pub mod chromium;
 pub mod client;
+pub mod collector;
 pub mod dns;
 pub mod events;
 pub mod exchange;
