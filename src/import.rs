@@ -5,6 +5,7 @@
 
 mod address_lists;
 mod backend_protocol;
+mod client_limits;
 mod field_edits;
 mod grammar;
 mod guard;

@@ -10,6 +10,7 @@ mod fields;
 mod frontend;
 mod global;
 mod known;
+mod limits;
 mod resolvers;
 mod rules;
 mod section;
@@ -43,8 +44,13 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     for section in sections.iter().filter(|section| section.header.word(0) == "global") {
         globals.read(section, out);
     }
-    let mut reader =
-        Reader { pools: HashMap::new(), inherited: HashMap::new(), globals: &globals, resolvers: &resolvers };
+    let mut reader = Reader {
+        pools: HashMap::new(),
+        inherited: HashMap::new(),
+        globals: &globals,
+        resolvers: &resolvers,
+        tables: limits::tables(&sections),
+    };
     let mut names = Vec::new();
     for proxy in &http {
         let name = proxy.has_pool().then(|| out.pool_name(proxy.header.word(1)));
@@ -88,6 +94,7 @@ fn rank(statement: &Statement) -> u8 {
 struct Reader<'r> {
     globals: &'r Globals,
     resolvers: &'r Resolvers,
+    tables: limits::Tables<'r>,
     /// The pool of each section, by the section's name.
     pools: HashMap<String, String>,
     /// How each line of `defaults` was handled, by its number.
@@ -99,8 +106,9 @@ impl Reader<'_> {
         let acls = acl::Acls::read(proxy.each("acl"));
         let mut backend =
             pool.map(|name| BackendReader::new(Pool::new(name), proxy, &acls, self.globals, self.resolvers));
-        let mut frontend =
-            proxy.is_frontend().then(|| FrontendReader::new(proxy, &acls, &self.pools, self.globals, out));
+        let mut frontend = proxy
+            .is_frontend()
+            .then(|| FrontendReader::new(proxy, &acls, (&self.pools, &self.tables), self.globals, out));
         if let Some(frontend) = &mut frontend {
             frontend.header(out);
         }

@@ -98,7 +98,10 @@ impl<'o, 'n> Reader<'o, 'n> {
         }
         access::restrict(ingress, &ids, self.group, &rules, out);
         annotations::of_routes(annotations, &ids, out);
-        annotations::of_clients(annotations, out);
+        let limits = annotations::of_clients(annotations, out.notes(&ids));
+        if ids.iter().any(|id| !out.is_redirect(*id)) {
+            out.client_limits.push(limits);
+        }
         annotations.rest(out.notes(&ids));
     }
 

@@ -5,6 +5,7 @@
 mod fields;
 mod guard;
 mod known;
+mod limits;
 mod listen;
 mod location;
 mod pass;
@@ -57,7 +58,6 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         own_hosts: BTreeSet::new(),
         first: None,
         has_default: false,
-        bodies: Vec::new(),
     };
     if https.is_empty() {
         reader.http(&main, out);
@@ -65,7 +65,6 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         of_main.iter().for_each(|directive| of_process(directive, out));
         https.iter().for_each(|http| reader.http(http, out));
     }
-    reader.limit_bodies(out);
     if let Some(line) = reader.first.filter(|_| !reader.has_default) {
         out.unrouted.comment(format!("requests for unknown hosts went to the first server, in line {line}: add a route without `hosts` to keep that"));
     }
@@ -126,7 +125,12 @@ impl<'d> Reader<'d> {
                     self.server(directive, (&scope, &guards, &fields), out);
                 }
                 "resolver" => {}
+                "limit_req_zone" | "limit_conn_zone" => {}
                 word if listen::OF_LISTENERS.contains(&word) || guard::belongs(word) => {}
+                "client_max_body_size" => match limits::body_bytes(directive) {
+                    Some(bytes) => out.limits.share("body_bytes", bytes, directive.line, &directive.text),
+                    None => out.limits.unsupported(directive.line, &directive.text, "not a size"),
+                },
                 word if INHERITED.contains(&word) => {}
                 _ if fields::edits(directive).is_some() || self.of_clients(directive, out) => {}
                 _ => known::note(directive, &mut out.top),
@@ -152,7 +156,12 @@ impl<'d> Reader<'d> {
             }
         }
         let edits = http.iter().filter(|each| fields::edits(each).is_some());
-        self.unapplied(scope.values().copied().chain(edits), &mut out.top);
+        let inherited = scope.values().copied().filter(|each| each.word(0) != "client_max_body_size");
+        self.unapplied(inherited.chain(edits), &mut out.top);
+        let is_zone = |each: &&Directive| matches!(each.word(0), "limit_req_zone" | "limit_conn_zone");
+        for directive in http.iter().filter(is_zone).filter(|each| !self.applied.contains(&each.at)) {
+            known::note(directive, &mut out.top);
+        }
         for directive in http.iter().filter(|each| each.word(0) == "resolver" && !self.asks) {
             known::note(directive, &mut out.top);
         }
@@ -166,7 +175,10 @@ impl<'d> Reader<'d> {
         let mut unapplied: Vec<_> = directives.filter(|each| !self.applied.contains(&each.at)).collect();
         unapplied.sort_by_key(|each| each.line);
         for directive in unapplied {
-            notes.unsupported(directive.line, &directive.text, "no imported `proxy_pass` uses it");
+            match directive.word(0).starts_with("limit_") {
+                true => known::note(directive, notes),
+                false => notes.unsupported(directive.line, &directive.text, "no imported `proxy_pass` uses it"),
+            }
         }
     }
 
@@ -174,10 +186,6 @@ impl<'d> Reader<'d> {
     fn of_clients(&mut self, directive: &'d Directive, out: &mut Output) -> bool {
         let (line, text) = (directive.line, directive.text.as_str());
         match directive.word(0) {
-            "client_max_body_size" => match units::size(directive.word(1)) {
-                Some(bytes) => self.bodies.push((bytes, line, text)),
-                None => out.limits.unsupported(line, text, "not a size"),
-            },
             "keepalive_timeout" => {
                 out.limits.share_time("idle_timeout", units::seconds(directive.word(1)), WAIT, line, text)
             }
@@ -196,17 +204,5 @@ impl<'d> Reader<'d> {
             _ => return false,
         }
         true
-    }
-
-    /// Sets the limit of bodies to the largest one, so that no request is refused that nginx accepted.
-    fn limit_bodies(&self, out: &mut Output) {
-        let is_unlimited = self.bodies.iter().any(|(bytes, ..)| *bytes == 0);
-        let Some(largest) = self.bodies.iter().map(|(bytes, ..)| *bytes).max() else { return };
-        let value = if is_unlimited { Value::text("unlimited") } else { Value::size(largest.min(1 << 50)) };
-        out.limits.set("body_bytes", value);
-        let kept = if is_unlimited { 0 } else { largest };
-        for (_, line, text) in self.bodies.iter().filter(|(bytes, ..)| *bytes != kept) {
-            out.limits.unsupported(*line, text, "Linchpin has one `body_bytes` for all: the largest");
-        }
     }
 }

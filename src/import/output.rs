@@ -11,6 +11,7 @@ mod overlaps;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::client_limits::ClientLimits;
 use super::guard::Guard;
 use super::listener::Listener;
 use super::pool::Pool;
@@ -39,6 +40,7 @@ pub(super) struct Output {
     guards: Vec<Guard>,
     strips: Vec<Strip>,
     edits: Vec<ScopedEdit>,
+    pub(super) client_limits: ClientLimits,
     /// Notes on requests without a route.
     pub(super) unrouted: Table,
     pub(super) pools: Vec<Pool>,
@@ -90,6 +92,7 @@ impl Output {
             guards: Vec::new(),
             strips: Vec::new(),
             edits: Vec::new(),
+            client_limits: ClientLimits::default(),
             unrouted: Table::default(),
             pools: Vec::new(),
             rest: Table::default(),
@@ -214,6 +217,11 @@ impl Output {
         }
     }
 
+    /// Returns whether some route at a listener group leads to a pool.
+    pub(super) fn has_pool_routes(&self, group: usize) -> bool {
+        self.routes.iter().any(|route| route.pool().is_some() && route.groups.contains(&group))
+    }
+
     /// Returns whether a route redirects.
     pub(super) fn is_redirect(&self, id: usize) -> bool {
         self.routes.get(id).is_some_and(|route| route.pool().is_none())
@@ -267,6 +275,7 @@ impl Output {
 
     /// Completes what depends on the whole; returns the pools that no request reaches.
     fn complete(&mut self) -> HashSet<String> {
+        std::mem::take(&mut self.client_limits).finish(&mut self.limits);
         self.strip_paths();
         self.apply_edits();
         let own_addresses = self.join_overlapping();

@@ -14,6 +14,7 @@ mod weights;
 use self::entry::{EntryPoints, RouterEntryPoints};
 use self::middleware::{Access, Effects};
 use self::service::Services;
+use super::client_limits::PartLimits;
 use super::field_edits::Message;
 use super::guard::{Guard, GuardScope, Restriction};
 use super::node::{self, Map, Node, is_named, peek};
@@ -171,6 +172,9 @@ fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mu
         _ => Vec::new(),
     };
     let mut guards = effects.guards.clone();
+    if pool.is_some() && !ids.is_empty() {
+        out.client_limits.push(PartLimits { rate: effects.rate.clone(), connections: None });
+    }
     let mut has_passwords = false;
     for (line, text, access) in &effects.access {
         // Two lists would have to be one of what both have, and two files of users one of both.

@@ -155,6 +155,22 @@ impl Acls {
         inline || named.flatten().any(|test| is_wider(test))
     }
 
+    /// Returns the words of the test that a condition consists of; `None` if it is more.
+    pub(super) fn only_test(&self, words: &[String]) -> Option<Vec<String>> {
+        match words {
+            [open, test @ .., close] if open == "{" && close == "}" && !test.iter().any(|word| word == "}") => {
+                Some(test.to_vec())
+            }
+            [name] => self.tests.get(name).filter(|tests| tests.len() == 1)?.first().cloned(),
+            _ => None,
+        }
+    }
+
+    /// Marks the ACLs of a condition as used by a converted line.
+    pub(super) fn mark_used(&self, words: &[String]) {
+        self.used.borrow_mut().extend(words.iter().filter(|word| self.tests.contains_key(*word)).cloned());
+    }
+
     /// Returns whether a condition tests a rate or a counter of a client.
     pub(super) fn counts(&self, words: &[String]) -> bool {
         let is_count = |word: &String| {

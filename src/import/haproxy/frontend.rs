@@ -15,6 +15,7 @@ use super::acl::Acls;
 use super::disposition::Disposition;
 use super::fields::{self, Field, FieldRule};
 use super::global::Globals;
+use super::limits::{FrontendLimits, Tables};
 use super::section::ProxySection;
 use super::syntax::Statement;
 use super::tls::Bind;
@@ -27,6 +28,7 @@ pub(super) struct FrontendReader<'p> {
     pools: &'p HashMap<String, String>,
     globals: &'p Globals,
     keeps_alive: bool,
+    limits: FrontendLimits,
     number: usize,
     default: Option<(&'p Statement, &'p str)>,
     /// Path prefixes that a redirect excludes, and whether for TLS clients only.
@@ -37,13 +39,14 @@ impl<'p> FrontendReader<'p> {
     pub(super) fn new(
         proxy: &'p ProxySection<'p>,
         acls: &'p Acls,
-        pools: &'p HashMap<String, String>,
+        (pools, tables): (&'p HashMap<String, String>, &Tables<'_>),
         globals: &'p Globals,
         out: &mut Output,
     ) -> FrontendReader<'p> {
         let number = out.listener_group(proxy.header.line, &proxy.header.text, proxy.header.word(1));
         let keeps_alive = proxy.each("timeout").any(|statement| statement.word(1) == "http-keep-alive");
-        FrontendReader { proxy, acls, pools, globals, keeps_alive, number, default: None, exempt: Vec::new() }
+        let limits = FrontendLimits::read(proxy, acls, tables);
+        FrontendReader { proxy, acls, pools, globals, keeps_alive, limits, number, default: None, exempt: Vec::new() }
     }
 
     /// Converts an address after the section's name, as old versions of HAProxy have it.
@@ -58,6 +61,9 @@ impl<'p> FrontendReader<'p> {
         let time = |at: usize| units::milliseconds(statement.word(at));
         if let Some(why) = rules::guard(statement, self.acls) {
             self.guard(why, statement, out);
+            return Disposition::Converted;
+        }
+        if self.limits.has(statement) {
             return Disposition::Converted;
         }
         if let Some(why) = rules::limit(statement, self.acls) {
@@ -128,6 +134,9 @@ impl<'p> FrontendReader<'p> {
                     format!("the source does not say where {prefix} leads"),
                 ),
             }
+        }
+        if default.is_some() || out.has_pool_routes(self.number) || !self.limits.is_empty() {
+            out.client_limits.push(self.limits.limits.clone());
         }
         if let Some((statement, pool)) = default {
             out.route(&[self.number], &everything, &Destination::pool(pool), statement.line, &statement.text);

@@ -3,8 +3,10 @@
 //! Must not know: affinity, access, canaries.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use super::super::backend_protocol::{BackendProtocol, BackendTls};
+use super::super::client_limits::{Given, PartLimits, Rate};
 use super::super::field_edits::{Change, FieldEdit, Message};
 use super::super::grammar;
 use super::super::guard::GuardScope;
@@ -190,27 +192,30 @@ pub(super) fn of_routes(annotations: &Annotations<'_>, ids: &[usize], out: &mut 
     }
 }
 
-/// Converts what concerns each client.
-pub(super) fn of_clients(annotations: &Annotations<'_>, out: &mut Output) {
-    for (key, per) in [("limit-rps", "s"), ("limit-rpm", "m")] {
-        if let Some((line, text)) = annotations.text(key) {
-            let shown = annotations.shown(key);
-            match text.parse::<u32>().ok().filter(|count| (1..=100_000).contains(count)) {
-                Some(count) => {
-                    out.limits.share("requests_per_client", Value::text(&format!("{count}/{per}")), line, &shown);
-                    out.limits.comment("the limit of one Ingress is one for all requests here");
-                }
-                None => out.limits.unsupported(line, &shown, RATES),
+/// Returns the limits of each client.
+pub(super) fn of_clients(annotations: &Annotations<'_>, notes: &mut Table) -> PartLimits {
+    let mut part = PartLimits::default();
+    let mut number = |key: &str| {
+        let (line, text) = annotations.text(key)?;
+        let shown = annotations.shown(key);
+        match text.parse::<u64>() {
+            Ok(value) if value > 0 => Some(Given { value, line, text: shown }),
+            _ => {
+                notes.unsupported(line, &shown, "not a limit");
+                None
             }
         }
-    }
-    if let Some((line, text)) = annotations.text("limit-connections") {
-        let shown = annotations.shown("limit-connections");
-        match text.parse::<u64>().ok().filter(|count| (1..=1_000_000).contains(count)) {
-            Some(count) => out.limits.share("connections_per_client", Value::number(count), line, &shown),
-            None => out.limits.unsupported(line, &shown, RATES),
-        }
-    }
+    };
+    let (second, minute) = (number("limit-rps"), number("limit-rpm"));
+    part.connections = number("limit-connections");
+    // ingress-nginx's default.
+    let times = number("limit-burst-multiplier").map_or(5, |given| given.value);
+    let rate = second.map(|given| (given, 1)).or(minute.map(|given| (given, 60)));
+    part.rate = rate.map(|(Given { value, line, text }, seconds)| {
+        let (period, burst) = (Duration::from_secs(seconds), Some(value.saturating_mul(times)));
+        Given { value: Rate { requests: value, period, burst }, line, text }
+    });
+    part
 }
 
 /// Converts what concerns a pool.

@@ -12,6 +12,7 @@ use super::super::units::{self, Address};
 use super::fields::{self, Fields};
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
+use super::limits;
 use super::pass;
 use super::reader::{Reader, Scope, scoped};
 use super::server::Server;
@@ -65,6 +66,7 @@ impl<'d> Reader<'d> {
             );
             self.apply(&scope, index);
             self.edit(&fields, &ids, out);
+            self.limit(&scope, &ids, out);
             if pass.word(0) == "proxy_pass" && !fields.sets_host() {
                 self.own_host(pass, &ids, out);
             }
@@ -98,6 +100,20 @@ impl<'d> Reader<'d> {
         let own = location.inside().iter().filter(is_kept);
         self.unapplied(own, &mut out.unrouted);
         self.unguarded(location, out.notes(&ids));
+    }
+
+    /// Limits the bodies and the clients of a location's routes.
+    fn limit(&mut self, scope: &Scope<'d>, ids: &[usize], out: &mut Output) {
+        let part = self.limits_of(scope);
+        out.client_limits.push(part);
+        let Some(directive) = scope.get("client_max_body_size") else { return };
+        self.applied.insert(directive.at);
+        let is_of_all = self.http.iter().any(|each| each.at == directive.at);
+        match limits::body_bytes(directive) {
+            Some(bytes) if !is_of_all => out.set_on(ids, "body_bytes", &bytes),
+            None if !is_of_all => out.notes(ids).unsupported(directive.line, &directive.text, "not a size"),
+            _ => {}
+        }
     }
 
     /// Restricts the routes of a location.

@@ -13,7 +13,7 @@ use super::super::toml::Value;
 use super::super::units::{self, Address};
 use super::reader::{Reader, Scope};
 use super::syntax::Directive;
-use super::upstream;
+use super::{limits, upstream};
 
 impl<'d> Reader<'d> {
     /// Returns the index of the pool that a `proxy_pass` leads to; the pool is added if it is new.
@@ -121,7 +121,7 @@ impl<'d> Reader<'d> {
 
     /// Applies inherited settings to a pool. If several locations disagree, the first wins.
     pub(super) fn apply(&mut self, scope: &Scope<'d>, index: usize) {
-        let mut directives: Vec<_> = scope.values().copied().filter(|each| !each.word(0).contains("_ssl_")).collect();
+        let mut directives: Vec<_> = scope.values().copied().filter(|each| is_of_pool(each.word(0))).collect();
         directives.sort_by_key(|each| each.at);
         for directive in directives {
             // More than one location may lead to the pool.
@@ -131,6 +131,10 @@ impl<'d> Reader<'d> {
             self.applied.insert(directive.at);
         }
     }
+}
+
+fn is_of_pool(word: &str) -> bool {
+    !word.contains("_ssl_") && !limits::OF_ROUTES.contains(&word)
 }
 
 /// Returns the host of a URL from which the scheme was cut; of `unix:/path:`, up to the second colon.

@@ -9,7 +9,10 @@ use super::super::pool::Pool;
 use super::syntax::Directive;
 
 /// Directives that a location inherits, and that set something of its pool.
-pub(super) const INHERITED: [&str; 22] = [
+pub(super) const INHERITED: [&str; 25] = [
+    "client_max_body_size",
+    "limit_req",
+    "limit_conn",
     "proxy_connect_timeout",
     "proxy_read_timeout",
     "proxy_send_timeout",
@@ -71,8 +74,6 @@ pub(super) struct Reader<'d> {
     pub(super) first: Option<usize>,
     /// Some server is for all hosts.
     pub(super) has_default: bool,
-    /// Limits of bodies, each with its line and text.
-    pub(super) bodies: Vec<(u64, usize, &'d str)>,
 }
 
 /// Returns the scope of a block nested in `above`.

@@ -2,7 +2,10 @@
 //! Invariant: a middleware that restricts requests, or may do so, is recognized as such.
 //! Must not know: services, entry points.
 
+use std::time::Duration;
+
 use super::super::address_lists::AddressLists;
+use super::super::client_limits::{Given, Rate};
 use super::super::field_edits::FieldEdit;
 use super::super::grammar;
 use super::super::node::{Map, Node};
@@ -34,6 +37,8 @@ pub(super) struct Effects {
     pub(super) access: Vec<(usize, String, Access)>,
     /// Changes to header fields, each with its line and text.
     pub(super) edits: Vec<(usize, String, FieldEdit)>,
+    /// The rate of each client.
+    pub(super) rate: Option<Given<Rate>>,
     /// Access restrictions: line, text, and why each has no equivalent.
     pub(super) guards: Vec<(usize, String, &'static str)>,
 }
@@ -105,6 +110,10 @@ impl Effects {
             "headers" => {
                 self.edits.extend(headers::edits(map, path));
             }
+            "ratelimit" => {
+                let given = rate(map).map(|value| Given { value, line, text: path.into() });
+                self.rate = given.or(self.rate.take());
+            }
             "chain" => {
                 let names = map.take_texts("middlewares");
                 self.read(names, path, middlewares, depth + 1);
@@ -156,6 +165,22 @@ fn users(map: &Map) -> Option<Value> {
     map.take_text("removeHeader");
     let pairs = [("file", Value::text(&file))].into_iter().chain(realm);
     Some(Value::inline(pairs.chain([("forward_authorization", Value::flag(forwards))])))
+}
+
+/// Takes a rate per address of the client: Traefik's default.
+fn rate(map: &Map) -> Option<Rate> {
+    let is_known = |(key, _, node): (&str, usize, &Node)| {
+        node.text().is_some() && ["average", "period", "burst"].iter().any(|known| key.eq_ignore_ascii_case(known))
+    };
+    if !map.all().all(is_known) {
+        return None;
+    }
+    let requests = peek_text(map, "average")?.parse().ok().filter(|requests| *requests > 0)?;
+    let period = peek_text(map, "period").map_or(Some(Duration::from_secs(1)), units::seconds);
+    let burst = peek_text(map, "burst").map_or(Some(1), |burst| burst.parse::<u64>().ok());
+    let rate = Rate { requests, period: period.filter(|period| !period.is_zero())?, burst: Some(burst?.max(1)) };
+    let _ = ["average", "period", "burst"].map(|key| map.take(key));
+    Some(rate)
 }
 
 fn is_of_realm(byte: u8) -> bool {
