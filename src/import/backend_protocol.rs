@@ -31,6 +31,29 @@ impl Default for BackendTls {
     }
 }
 
+impl BackendTls {
+    /// Returns the keys that are texts.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let ca = self.ca.as_ref().filter(|_| self.verify);
+        let texts = [
+            ("ca", ca),
+            ("server_name", self.server_name.as_ref()),
+            ("cert", self.cert.as_ref()),
+            ("key", self.key.as_ref()),
+        ];
+        texts.into_iter().filter_map(|(key, text)| Some((key, text?)))
+    }
+
+    /// Returns it as the value of a key.
+    pub(super) fn value(&self) -> Value {
+        if *self == BackendTls::default() {
+            return Value::flag(true);
+        }
+        let verify = (!self.verify).then(|| ("verify", Value::flag(false)));
+        Value::inline(self.texts().map(|(key, text)| (key, Value::text(text))).chain(verify))
+    }
+}
+
 impl BackendProtocol {
     /// Writes the protocol into `[pools.upstream]` and `[pools.upstream.tls]`.
     pub(super) fn write(&self, upstream: &mut Table, tls: &mut Table) {
@@ -46,17 +69,8 @@ impl BackendProtocol {
             upstream.set("tls", Value::flag(true));
             return;
         }
-        let ca = wanted.ca.as_ref().filter(|_| wanted.verify);
-        let texts = [
-            ("ca", ca),
-            ("server_name", wanted.server_name.as_ref()),
-            ("cert", wanted.cert.as_ref()),
-            ("key", wanted.key.as_ref()),
-        ];
-        for (key, text) in texts {
-            if let Some(text) = text {
-                tls.set(key, Value::text(text));
-            }
+        for (key, text) in wanted.texts() {
+            tls.set(key, Value::text(text));
         }
         if !wanted.verify {
             tls.set("verify", Value::flag(false));

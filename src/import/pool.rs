@@ -40,14 +40,16 @@ pub(super) struct Pool {
     pub(super) absolute_timeout: Option<Duration>,
     /// The most learned sessions.
     pub(super) capacity: Option<u64>,
-    /// Requests of a session are refused while its backend is down.
-    pub(super) refuses: bool,
+    /// What happens to a session's requests when its backend can't take them, by the cause.
+    pub(super) on: Vec<(&'static str, &'static str)>,
     /// Paths of requests without pins.
     pub(super) exempt: Vec<String>,
     pub(super) persistence: Table,
     cookie: Table,
     rules: Table,
+    pub(super) wait: Table,
     hash: Table,
+    pub(super) queue: Table,
     pub(super) health: Table,
     pub(super) ejection: Table,
     pub(super) retry: Table,
@@ -114,12 +116,14 @@ impl Pool {
             idle_timeout: None,
             absolute_timeout: None,
             capacity: None,
-            refuses: false,
+            on: Vec::new(),
             exempt: Vec::new(),
             persistence: Table::default(),
             cookie: Table::default(),
             rules: Table::default(),
+            wait: Table::default(),
             hash: Table::default(),
+            queue: Table::default(),
             health: Table::default(),
             ejection: Table::default(),
             retry: Table::default(),
@@ -204,6 +208,11 @@ impl Pool {
         self.protocol.get_or_insert_with(|| protocol.clone()) == protocol
     }
 
+    /// Returns whether its backends speak TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        self.protocol.as_ref().is_some_and(|protocol| protocol.tls.is_some())
+    }
+
     /// Returns the ports of its backends.
     pub(super) fn ports(&self) -> &[u16] {
         &self.ports
@@ -243,6 +252,13 @@ impl Pool {
         }
     }
 
+    /// Lets requests wait for a server that has as many as it may, for this time at most; those of a session for its own.
+    pub(super) fn wait_in_queue(&mut self, time: Duration) {
+        let time = Value::duration(time.clamp(*WAIT.start(), *WAIT.end()));
+        self.queue.set("timeout", time.clone());
+        self.wait.set("time", time);
+    }
+
     pub(super) fn slow_start(&mut self, time: Option<Duration>, line: usize, text: &str) {
         self.main.share_time("slow_start", time, Duration::ZERO..=YEAR, line, text);
     }
@@ -263,6 +279,11 @@ impl Pool {
         }
     }
 
+    /// Returns how long it may take to connect, if the source says so.
+    pub(super) fn connect(&self) -> Option<Duration> {
+        self.connect
+    }
+
     /// Returns whether clients stay on their backend.
     pub(super) fn pins(&self) -> bool {
         !matches!(self.pinning, None | Some(Pinning::None))
@@ -276,6 +297,10 @@ impl Pool {
     /// Completes the tables when all lines were read. `cookies` has the cookie names of the other pools.
     pub(super) fn complete(&mut self, cookies: &mut UniqueNames) {
         self.scale_weights();
+        match self.pins() && !self.wait.is_empty() {
+            true => self.on.push(("full", "wait")),
+            false => self.wait = Table::default(),
+        }
         self.complete_timeouts();
         self.complete_protocol();
         if matches!(self.pinning, Some(Pinning::Route { .. })) {
@@ -311,8 +336,8 @@ impl Pool {
             if let Some(time) = self.absolute_timeout.filter(|time| !time.is_zero()) {
                 table.set("absolute_timeout", life(time));
             }
-            if self.refuses {
-                table.set("on", Value::inline([("down", Value::text("refuse"))]));
+            if !self.on.is_empty() {
+                table.set("on", Value::inline(self.on.iter().map(|(cause, policy)| (*cause, Value::text(policy)))));
             }
             if !self.exempt.is_empty() {
                 let paths = Value::list(self.exempt.iter().map(String::as_str));
@@ -375,7 +400,9 @@ impl Pool {
             ("[pools.persistence]", &self.persistence),
             ("[pools.persistence.cookie]", &self.cookie),
             ("[[pools.persistence.rules]]", &self.rules),
+            ("[pools.persistence.wait]", &self.wait),
             ("[pools.hash]", &self.hash),
+            ("[pools.queue]", &self.queue),
             ("[pools.health]", &self.health),
             ("[pools.ejection]", &self.ejection),
             ("[pools.retry]", &self.retry),

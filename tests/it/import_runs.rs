@@ -43,11 +43,19 @@ impl Files {
                 "key" => &self.key,
                 "ca" | "client_ca" => &self.authority,
                 "basic_auth" => return self.with_users(line),
+                "tls" => return self.with_authority(line),
                 _ => return format!("{line}\n"),
             };
             format!("{key} = {file:?}\n")
         };
         text.lines().map(line).collect()
+    }
+
+    /// A line with the authority that there is.
+    fn with_authority(&self, line: &str) -> String {
+        let Some((begin, rest)) = line.split_once("ca = \"") else { return format!("{line}\n") };
+        let (_, end) = rest.split_once('"').unwrap();
+        format!("{begin}ca = {:?}{end}\n", self.authority)
     }
 
     /// A line with the file of users that there is.
@@ -85,13 +93,12 @@ impl Files {
     }
 }
 
-/// The sources in tests/it/import/ that are whole: nothing in them is left to be filled in by hand.
-fn whole() -> Vec<(String, String)> {
-    let kinds = ["-https.", "-discovery.", "-guards.", "-clients.", "-one-line.", "-acme.", "-access.", "-fields."];
-    let is_whole = |file: &String| !file.contains("/expected/") && kinds.iter().any(|kind| file.contains(kind));
+/// The sources in tests/it/import/.
+fn sources() -> Vec<(String, String)> {
+    let is_source = |file: &String| !file.contains("/expected/");
     let all: Vec<_> =
-        files("tests/it/import").into_iter().filter(is_whole).map(|file| (file.clone(), read(&file))).collect();
-    assert!(all.len() >= 12, "{all:?}");
+        files("tests/it/import").into_iter().filter(is_source).map(|file| (file.clone(), read(&file))).collect();
+    assert!(all.len() >= 30, "{all:?}");
     all
 }
 
@@ -108,9 +115,9 @@ async fn get(app: &App, listener: usize, host: &str, path: &str) -> Option<(u16,
 }
 
 #[test]
-fn what_is_whole_passes_the_check_or_is_said_not_to_answer() {
+fn what_is_made_passes_the_check_or_is_said_not_to_answer() {
     let files = Files::new();
-    for (name, text) in whole() {
+    for (name, text) in sources() {
         let imported = imported(&name, &text);
         let errors = files.errors(&imported.text);
         assert!(!imported.may_serve || errors.is_empty(), "{name}:\n{}\n{}", errors.join("\n"), imported.text);
@@ -119,7 +126,7 @@ fn what_is_whole_passes_the_check_or_is_said_not_to_answer() {
 
 #[test]
 fn no_secret_of_a_source_is_in_what_is_made_of_it() {
-    for (name, text) in whole() {
+    for (name, text) in sources() {
         let made = imported(&name, &text).text;
         assert!(!made.contains("hunter2"), "{name}:\n{made}");
     }
@@ -132,7 +139,7 @@ fn live<'t>(text: &'t str, header: &str) -> Vec<&'t str> {
 
 #[test]
 fn what_spoke_tls_is_never_open_without() {
-    for (name, text) in whole() {
+    for (name, text) in sources() {
         let made = imported(&name, &text).text;
         let opened = live(&made, "[[listeners]]");
         for port in ["443\"", "8443\""] {

@@ -24,12 +24,18 @@ use super::{check, known, rules, sticky};
 /// HAProxy's default interval of health checks.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// Linchpin's default of the time in a queue.
+const QUEUE: Duration = Duration::from_secs(10);
+
 /// A backend being read.
 pub(super) struct BackendReader<'p> {
     pool: Pool,
     acls: &'p Acls,
     defaults: Parameters,
     is_checked: bool,
+    /// Some server has a `maxconn`.
+    is_limited: bool,
+    queue_timeout: Option<Duration>,
     /// HAProxy verifies a server's certificate, but not the name in it.
     has_unchecked_names: bool,
     timeout_check: Option<(Option<Duration>, &'p Statement)>,
@@ -60,11 +66,13 @@ impl<'p> BackendReader<'p> {
         let lines: Vec<_> = proxy.each("default-server").collect();
         lines.iter().rev().for_each(|statement| defaults.read(statement.from(1)));
         let defaults = defaults.inherited();
-        let is_checked = proxy.each("server").chain(proxy.each("server-template")).any(|statement| {
+        let (mut is_checked, mut is_limited) = (false, false);
+        for statement in proxy.each("server").chain(proxy.each("server-template")) {
             let mut parameters = defaults.clone();
             parameters.read(statement.from(if statement.word(0) == "server" { 3 } else { 4 }));
-            parameters.is_checked
-        });
+            is_checked |= parameters.is_checked;
+            is_limited |= parameters.maxconn.is_some_and(|maxconn| maxconn > 0);
+        }
         if is_checked {
             pool.health.set("type", Value::text("tcp"));
         }
@@ -73,6 +81,8 @@ impl<'p> BackendReader<'p> {
             acls,
             defaults,
             is_checked,
+            is_limited,
+            queue_timeout: None,
             has_unchecked_names: false,
             timeout_check: None,
             interval: None,
@@ -146,7 +156,7 @@ impl<'p> BackendReader<'p> {
                 "hashes are consistent: when backends change, only clients of those backends move",
             ),
             ("option", "persist") => {
-                self.pool.refuses = true;
+                self.pool.on.push(("down", "refuse"));
                 Disposition::Converted
             }
             ("option", "httpchk") | ("http-check", _) if !self.is_checked => {
@@ -170,7 +180,14 @@ impl<'p> BackendReader<'p> {
                 self.pool.timeouts.share_time("stream_idle", time, WAIT, line, text);
                 Disposition::Converted
             }
-            ("timeout", "queue") => Disposition::Unsupported("Linchpin does not queue new requests".into()),
+            ("timeout", "queue") if self.is_limited => match units::milliseconds(statement.word(2)) {
+                Some(time) => {
+                    self.queue_timeout = Some(time);
+                    Disposition::Converted
+                }
+                None => Disposition::Unsupported("not a duration".into()),
+            },
+            ("timeout", "queue") => Disposition::Unneeded("no request waits, as no server has a `maxconn`"),
             ("default-server", _) => default_server(statement),
             ("server", _) => {
                 self.server(statement, 2);
@@ -190,6 +207,10 @@ impl<'p> BackendReader<'p> {
             let listed = rules::addresses(statement, self.acls).filter(|(area, _)| *area == Condition::always());
             let kind = listed.map_or(Restriction::Lost, |(_, lists)| Restriction::Lists(lists));
             out.guard(Guard { place, line: statement.line, text: statement.text.clone(), why: why.into(), kind });
+        }
+        if self.is_limited {
+            // Without `timeout queue`, HAProxy takes `timeout connect`.
+            self.pool.wait_in_queue(self.queue_timeout.or(self.pool.connect()).unwrap_or(QUEUE));
         }
         if let Some((prefix, statement)) = self.stripped.take() {
             out.strip(self.pool.name(), &prefix, statement.line, &statement.text);
@@ -368,9 +389,12 @@ impl<'p> BackendReader<'p> {
     }
 
     fn probes(&mut self, parameters: &Parameters, line: usize, text: &str) {
-        let health = &mut self.pool.health;
+        let (health, globals) = (&mut self.pool.health, self.globals);
         if let Some(port) = parameters.probe_port.filter(|port| (1..=65535).contains(port)) {
             health.share("port", Value::number(port), line, text);
+        }
+        if let Some(tls) = parameters.probe_tls(globals) {
+            health.share("tls", tls, line, text);
         }
         let interval = parameters.inter.unwrap_or(EVERY).clamp(*INTERVAL.start(), *INTERVAL.end());
         match self.interval {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::backend_protocol::{BackendProtocol, BackendTls, server_name};
 use super::super::grammar;
 use super::super::reasons::{NO_FILE, NONE};
+use super::super::toml::Value;
 use super::super::units;
 use super::global::Globals;
 
@@ -23,6 +24,9 @@ pub(super) struct Parameters {
     pub(super) maxconn: Option<u64>,
     /// The port that is probed.
     pub(super) probe_port: Option<u64>,
+    /// Probes use TLS, whatever requests use.
+    has_probe_tls: bool,
+    probe_name: Option<String>,
     pub(super) slow_start: Option<Duration>,
     /// The number of consecutive failures that ejects the server.
     pub(super) error_limit: Option<u64>,
@@ -47,7 +51,7 @@ const NAMES: &str = "a DNS answer is valid for its TTL, within `min_interval` an
 const ONE_PROBE: &str = "probes go to the backend's own address, at one interval";
 
 /// Parameters with an argument that have no equivalent.
-const WITH_ARGUMENT: [(&str, &str); 42] = [
+const WITH_ARGUMENT: [(&str, &str); 41] = [
     ("addr", ONE_PROBE),
     ("agent-inter", NONE),
     ("agent-addr", NONE),
@@ -55,7 +59,6 @@ const WITH_ARGUMENT: [(&str, &str); 42] = [
     ("agent-send", NONE),
     ("check-alpn", TLS),
     ("check-proto", ONE_PROBE),
-    ("check-sni", ONE_PROBE),
     ("ciphers", TLS),
     ("ciphersuites", TLS),
     ("crl-file", "Linchpin reads no revocation lists"),
@@ -164,7 +167,12 @@ impl Parameters {
                 "send-proxy" => self.proxy = Some("v1"),
                 "send-proxy-v2" | "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" => self.proxy = Some("v2"),
                 "no-send-proxy" | "no-send-proxy-v2" => self.proxy = None,
-                "check-ssl" | "check-send-proxy" => {
+                "check-ssl" => self.has_probe_tls = true,
+                "no-check-ssl" => self.has_probe_tls = false,
+                "check-sni" => {
+                    self.probe_name = named(word, argument(), &mut self.unsupported).or(self.probe_name.take())
+                }
+                "check-send-proxy" => {
                     self.unneeded.push((word.into(), "probes use the same protocol as requests"));
                 }
                 "resolvers" => self.resolvers = Some(argument().into()),
@@ -213,6 +221,22 @@ impl Parameters {
             },
         });
         BackendProtocol { http2: self.http2, proxy: self.proxy, tls }
+    }
+
+    /// Returns how probes use TLS, if not as requests do. HAProxy's probes of another port use none unless told to.
+    pub(super) fn probe_tls(&self, globals: &Globals) -> Option<Value> {
+        let has_tls = self.has_probe_tls || (self.is_tls && self.probe_port.is_none());
+        let is_other_name = self.probe_name.is_some() && self.probe_name != self.server_name;
+        match (has_tls, self.is_tls) {
+            (false, true) => Some(Value::flag(false)),
+            (true, is_tls) if !is_tls || is_other_name => {
+                let as_if = Parameters { is_tls: true, ..self.clone() };
+                let mut tls = as_if.protocol(globals).tls.unwrap_or_default();
+                tls.server_name = self.probe_name.clone().or(tls.server_name);
+                Some(tls.value())
+            }
+            _ => None,
+        }
     }
 
     /// Returns the number of consecutive failures that ejects the server, if `observe` is set.

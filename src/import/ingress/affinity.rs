@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::grammar;
 use super::super::pool::{Cookie, Pinning, Pool};
-use super::super::toml::{Table, Value};
+use super::super::toml::Table;
 use super::annotations::Annotations;
 
 /// The annotations that make up a pool's affinity.
@@ -93,8 +93,7 @@ pub(super) fn affinity(annotations: &Annotations<'_>, pool: &mut Pool) {
     // As ingress-nginx does by default: another server helps out, and the cookie stays.
     let moves = annotations.text("session-cookie-change-on-failure").is_some_and(|(_, text)| text == "true");
     if !moves {
-        let borrow = || Value::text("borrow");
-        notes.set("on", Value::inline([("down", borrow()), ("failed", borrow())]));
+        pool.on.extend([("down", "borrow"), ("failed", "borrow")]);
         notes.comment("session-cookie-change-on-failure is not \"true\": while a server is down, another one serves its sessions, and they return to it");
     }
     let why = "browsers that reject SameSite=None are of 2019 and before";

@@ -63,7 +63,7 @@ fn cookie(directive: &Directive, name: &str, words: &[String], pool: &mut Pool) 
             // These define the value of a cookie that is not sealed.
             "hash" | "hmac" | "hmac_key" | "text" | "index" => true,
             "no_fallback" => {
-                pool.refuses = true;
+                pool.on.push(("down", "refuse"));
                 true
             }
             _ => false,

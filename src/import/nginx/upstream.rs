@@ -15,6 +15,9 @@ use super::reader::Reader;
 use super::sticky;
 use super::syntax::Directive;
 
+/// nginx's default of the time in a queue.
+const QUEUED: Duration = Duration::from_secs(60);
+
 /// The range of consecutive failures that eject a backend.
 const FAILURES: RangeInclusive<u64> = 0..=1_000_000;
 
@@ -58,10 +61,23 @@ impl<'d> Reader<'d> {
                 "keepalive_timeout" => {
                     pool.upstream.share_time("idle_timeout", units::seconds(directive.word(1)), WAIT, line, text);
                 }
-                "queue" => pool.main.unsupported(line, text, "Linchpin does not queue new requests"),
+                "queue" => queue(directive, pool),
                 _ => known::note(directive, &mut pool.main),
             }
         }
+    }
+}
+
+/// Converts `queue 100 timeout=70s`.
+fn queue(directive: &Directive, pool: &mut Pool) {
+    let (line, text) = (directive.line, directive.text.as_str());
+    let time = directive.from(2).iter().find_map(|word| word.strip_prefix("timeout="));
+    match (directive.word(1).parse::<u64>(), time.map_or(Some(QUEUED), units::seconds)) {
+        (Ok(size), Some(time)) => {
+            pool.wait_in_queue(time);
+            pool.queue.set("size", Value::number(size.clamp(1, 100_000)));
+        }
+        _ => pool.main.unsupported(line, text, "neither a number of requests nor a time"),
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn health(check: &Map, path: &str, health: &mut Table) {
             }
             "method" if text == "GET" => {}
             "method" if !text.is_empty() => health.unneeded(line, &shown(key, node), "probes use GET"),
-            "scheme" if text == "http" => {}
+            "scheme" if matches!(text, "http" | "https") => {}
             "mode" if text == "http" => {}
             _ => note(&format!("{path}.{key}"), line, node, NONE, health),
         }

@@ -182,6 +182,11 @@ impl<'n> Services<'n> {
         sticky(balancer, path, pool);
         let at = format!("{path}.healthCheck");
         if let Some(check) = map_in(balancer, "healthCheck", &at, &mut pool.health) {
+            let wants_tls =
+                peek(check, "scheme").and_then(Node::text).map(|scheme| scheme.eq_ignore_ascii_case("https"));
+            if let Some(wants_tls) = wants_tls.filter(|wants| *wants != pool.has_tls()) {
+                pool.health.set("tls", Value::flag(wants_tls));
+            }
             health(check, &at, &mut pool.health);
         }
         let at = format!("{path}.passiveHealthCheck");
