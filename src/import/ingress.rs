@@ -95,6 +95,7 @@ impl<'o, 'n> Reader<'o, 'n> {
                 ids.extend(self.rule(ingress, rule, out));
             }
             self.to_tls(ingress, &rules, out);
+            self.to_www(ingress, &rules, out);
         }
         access::restrict(ingress, &ids, self.group, &rules, out);
         annotations::of_routes(annotations, &ids, out);
@@ -117,9 +118,10 @@ impl<'o, 'n> Reader<'o, 'n> {
             return Vec::new();
         };
         let index = self.pool(ingress, rule, &port, out);
+        let aliases = if rule.host.is_some() { ingress.aliases() } else { Vec::new() };
         let (strip, add) = paths::rewrite(&ingress.annotations, &prefix, strip);
         let destination = Destination::Pool { name: self.pools[index].name().to_owned(), strip, add };
-        let request = Request::to(rule.host.clone().into_iter().collect(), &prefix);
+        let request = Request::to(rule.host.iter().cloned().chain(aliases).collect(), &prefix);
         let ids = out.route(&[self.group], &request, &destination, rule.line, &rule.text);
         if rule.is_exact && prefix != "/" {
             let why = "routes match the beginning of a path: this one also matches what is below it";
@@ -148,6 +150,22 @@ impl<'o, 'n> Reader<'o, 'n> {
         let index = self.pools.len() - 1;
         self.made.insert(port.clone(), (index, ingress.shown()));
         index
+    }
+
+    /// Redirects clients between a host and the same one with `www.`, if the Ingress says so.
+    fn to_www(&self, ingress: &Ingress<'n>, rules: &[PathRule<'n>], out: &mut Output) {
+        if ingress.annotations.peek("from-to-www-redirect") != Some("true") {
+            return;
+        }
+        let Some((line, _)) = ingress.annotations.text("from-to-www-redirect") else { return };
+        let hosts: BTreeSet<&String> = rules.iter().filter_map(|rule| rule.host.as_ref()).collect();
+        for host in hosts.iter().filter(|host| !host.starts_with('*')) {
+            let other = host.strip_prefix("www.").map_or_else(|| format!("www.{host}"), str::to_owned);
+            let to = Redirect { scheme: None, host: Some((*host).clone()), path: None, status: 308 };
+            let request = Request::to(vec![other], "/");
+            let shown = ingress.annotations.shown("from-to-www-redirect");
+            out.route(&[self.group], &request, &Destination::Redirect(to), line, &shown);
+        }
     }
 
     /// Redirects clients to https, as ingress-nginx does for hosts with TLS.

@@ -31,6 +31,11 @@ use super::units;
 
 pub(super) use self::fields::of_snippet;
 
+/// Converts the value of a `proxy_next_upstream`.
+pub(super) fn next_upstream(value: &str, line: usize, text: &str, pool: &mut Pool) {
+    pass::next_upstream(value.split_whitespace(), line, text, pool);
+}
+
 /// Converts an nginx.conf, or a file that one includes in `http`, into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     let main = syntax::directives(text)?;

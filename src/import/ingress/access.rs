@@ -84,6 +84,14 @@ pub(super) fn restrict(ingress: &Ingress<'_>, ids: &[usize], group: usize, rules
         "auth-signin",
         "auth-method",
         "auth-response-headers",
+        "auth-tls-error-page",
+        "auth-tls-pass-certificate-to-upstream",
+        "auth-tls-match-cn",
+        "auth-cache-key",
+        "auth-cache-duration",
+        "auth-keepalive",
+        "auth-proxy-set-headers",
+        "auth-always-set-cookie",
     ] {
         annotations.unsupported(key, "belongs to what the notes on this Ingress say", out.notes(ids));
     }

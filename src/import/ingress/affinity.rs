@@ -77,6 +77,10 @@ pub(super) fn affinity(annotations: &Annotations<'_>, pool: &mut Pool) {
         notes.comment("ingress-nginx renewed this time with every new cookie only; here it ends a session, however active: idle_timeout ends idle ones");
     }
     match annotations.text("affinity-mode") {
+        Some((line, "persistent-drainable")) => {
+            let why = "a pod that terminates keeps its sessions while it serves";
+            notes.unneeded(line, &annotations.shown("affinity-mode"), why);
+        }
         Some((line, "persistent")) => {
             let why = "a session always stays with its server";
             notes.unneeded(line, &annotations.shown("affinity-mode"), why);

@@ -23,7 +23,10 @@ use super::super::units;
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 
 /// Annotations that need no equivalent, by the beginning of their name.
-const NEEDLESS: [(&str, &str); 12] = [
+const NEEDLESS: [(&str, &str); 15] = [
+    ("connection-proxy-header", "Linchpin always keeps connections open and reuses idle ones"),
+    ("http2-push-preload", "browsers have dropped server push"),
+    ("enable-rewrite-log", "[log] controls what is logged"),
     ("use-regex", "patterns that only name a prefix become `path_prefix`"),
     ("websocket-services", "WebSockets always pass"),
     ("service-upstream", "Linchpin always connects to the pods"),
@@ -39,7 +42,13 @@ const NEEDLESS: [(&str, &str); 12] = [
 ];
 
 /// Annotations without an equivalent, by the beginning of their name.
-const LOST: [(&str, &str); 14] = [
+const LOST: [(&str, &str); 20] = [
+    ("proxy-next-upstream-timeout", "use `total` of [pools.timeouts], which limits all attempts together"),
+    ("ssl-passthrough", "Linchpin ends TLS: `[listeners.tls]` needs the certificate"),
+    ("ssl-", "Linchpin chooses versions, ciphers and curves: see docs/tls.md"),
+    ("proxy-ssl-", "of TLS settings for backends, only `proxy-ssl-secret`, `-name` and `-verify` are imported"),
+    ("global-rate-limit", RATES),
+    ("custom-headers", "its ConfigMap is not imported: use [routes.response_headers]"),
     ("enable-cors", "use [routes.response_headers], or let the application answer preflights"),
     ("cors-", "use [routes.response_headers], or let the application answer preflights"),
     ("configuration-snippet", "Linchpin has no snippets: use [routes.request_headers] or [routes.response_headers]"),
@@ -138,8 +147,9 @@ impl<'n> Annotations<'n> {
             let text = format!("{}: {key}: {}", self.ingress, node.text().unwrap_or_default());
             let is_about = |(beginning, _): &&(&str, &str)| key.starts_with(beginning);
             match (NEEDLESS.iter().find(is_about), LOST.iter().find(is_about)) {
-                (_, Some((_, why))) => notes.unsupported(line, &text, *why),
                 (Some((_, why)), None) => notes.unneeded(line, &text, *why),
+                _ if matches!(node.text(), Some("false" | "off")) => notes.unneeded(line, &text, "it is off"),
+                (_, Some((_, why))) => notes.unsupported(line, &text, *why),
                 (None, None) => notes.unsupported(line, &text, NONE),
             }
             self.take(key);
@@ -250,6 +260,9 @@ pub(super) fn of_pool(annotations: &Annotations<'_>, pool: &mut Pool) {
                 pool.main.unsupported(line, &annotations.shown("upstream-hash-by"), why);
             }
         }
+    }
+    if let Some((line, text)) = annotations.text("proxy-next-upstream") {
+        nginx::next_upstream(text, line, &annotations.shown("proxy-next-upstream"), pool);
     }
     if let Some((line, text)) = annotations.text("proxy-next-upstream-tries") {
         match text.parse::<u64>() {

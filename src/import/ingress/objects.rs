@@ -150,6 +150,16 @@ impl<'n> Ingress<'n> {
         self.annotations.peek("use-regex") == Some("true") || self.annotations.peek("rewrite-target").is_some()
     }
 
+    /// Returns the other names of its hosts; `server-alias` is taken if all of them are names.
+    pub(super) fn aliases(&self) -> Vec<String> {
+        let Some(text) = self.annotations.peek("server-alias") else { return Vec::new() };
+        let names: Option<Vec<String>> = text.split(',').map(|name| grammar::host(name.trim())).collect();
+        if names.is_some() {
+            self.annotations.take("server-alias");
+        }
+        names.unwrap_or_default()
+    }
+
     /// Returns the hosts that have TLS.
     pub(super) fn tls_hosts(&self) -> Vec<String> {
         let entries = self.spec.and_then(|spec| peek(spec, "tls")).map(Node::list).unwrap_or_default();

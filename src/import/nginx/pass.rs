@@ -172,7 +172,7 @@ fn apply(directive: &Directive, pool: &mut Pool) {
             pool.timeouts.share_time("idle", time(), WAIT, line, text);
         }
         "proxy_send_timeout" | "grpc_send_timeout" => {}
-        "proxy_next_upstream" => next_upstream(directive, pool),
+        "proxy_next_upstream" => next_upstream(directive.from(1).iter().map(String::as_str), line, text, pool),
         "proxy_next_upstream_tries" => match directive.word(1).parse::<u64>() {
             Ok(0) => pool.retry.unsupported(line, text, "Linchpin always limits attempts"),
             Ok(tries) => pool.retry.share("attempts", Value::number(tries.min(16)), line, text),
@@ -182,12 +182,12 @@ fn apply(directive: &Directive, pool: &mut Pool) {
     }
 }
 
-fn next_upstream(directive: &Directive, pool: &mut Pool) {
-    let (line, text) = (directive.line, directive.text.as_str());
+/// Converts the words of `proxy_next_upstream`.
+pub(super) fn next_upstream<'w>(words: impl Iterator<Item = &'w str>, line: usize, text: &str, pool: &mut Pool) {
     let mut on: Vec<&str> = Vec::new();
     let mut seen = HashSet::new();
-    for word in directive.from(1) {
-        match word.as_str() {
+    for word in words {
+        match word {
             "off" => return pool.retry.share("attempts", Value::number(1), line, text),
             "error" | "invalid_header" => on.push("reset"),
             "timeout" => on.push("timeout"),
