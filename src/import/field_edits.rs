@@ -51,6 +51,9 @@ impl FieldEdit {
             | "te" | "trailer" | "transfer-encoding" | "upgrade" | "date" => {
                 return Err("it belongs to the connection or the message framing, which Linchpin manages");
             }
+            "alt-svc" if !is_request && !is_removed => {
+                return Err("Linchpin speaks no HTTP/3, to which this leads clients");
+            }
             _ if field.starts_with("linchpin-") => return Err("Linchpin reserves this prefix for itself"),
             "host" if !is_request || !matches!(&change, Change::Set(host) if is_authority(host)) => {
                 return Err("every request has one Host: `set` of [routes.request_headers] writes another host");

@@ -15,7 +15,7 @@ use super::client_limits::ClientLimits;
 use super::guard::Guard;
 use super::listener::Listener;
 use super::pool::Pool;
-use super::route::{Destination, Request, Route};
+use super::route::{Destination, Redirect, Request, Route};
 use super::scoped_edit::ScopedEdit;
 use super::source::{Format, Imported};
 use super::toml::{Table, Value};
@@ -39,6 +39,7 @@ pub(super) struct Output {
     routes: Vec<Route>,
     guards: Vec<Guard>,
     strips: Vec<Strip>,
+    to_tls: Vec<PoolRedirect>,
     edits: Vec<ScopedEdit>,
     pub(super) client_limits: ClientLimits,
     /// Notes on requests without a route.
@@ -75,6 +76,14 @@ struct Strip {
     text: String,
 }
 
+/// A redirect to TLS of the requests to a pool.
+struct PoolRedirect {
+    pool: String,
+    redirect: Redirect,
+    line: usize,
+    text: String,
+}
+
 impl Output {
     pub(super) fn new(source: &str, format: Format) -> Output {
         Output {
@@ -91,6 +100,7 @@ impl Output {
             routes: Vec::new(),
             guards: Vec::new(),
             strips: Vec::new(),
+            to_tls: Vec::new(),
             edits: Vec::new(),
             client_limits: ClientLimits::default(),
             unrouted: Table::default(),
@@ -241,6 +251,11 @@ impl Output {
         self.guards.push(guard);
     }
 
+    /// Redirects the requests to a pool that come without TLS.
+    pub(super) fn redirect_pool(&mut self, pool: &str, redirect: Redirect, line: usize, text: &str) {
+        self.to_tls.push(PoolRedirect { pool: pool.into(), redirect, line, text: text.into() });
+    }
+
     /// Removes a path prefix from the requests of a pool.
     pub(super) fn strip(&mut self, pool: &str, prefix: &str, line: usize, text: &str) {
         self.strips.push(Strip { pool: pool.into(), prefix: prefix.into(), line, text: text.into() });
@@ -277,6 +292,7 @@ impl Output {
     fn complete(&mut self) -> HashSet<String> {
         std::mem::take(&mut self.client_limits).finish(&mut self.limits);
         self.strip_paths();
+        self.redirect_pools();
         self.apply_edits();
         let own_addresses = self.join_overlapping();
         self.merge();
@@ -325,6 +341,25 @@ impl Output {
             }
             if !found {
                 self.unrouted.unsupported(line, &text, format!("no route to the pool {pool} matches {prefix}"));
+            }
+        }
+    }
+
+    /// Adds the redirects to TLS beside the routes of their pools.
+    fn redirect_pools(&mut self) {
+        for PoolRedirect { pool, redirect, line, text } in std::mem::take(&mut self.to_tls) {
+            let is_clear = |group: &usize| self.is_secure(*group) != Some(true);
+            let leads = |route: &&Route| route.pool() == Some(&pool) && route.request.secure != Some(true);
+            let parts = self.routes.iter().filter(leads).map(|route| {
+                let groups: Vec<usize> = route.groups.iter().copied().filter(is_clear).collect();
+                (groups, Request { secure: Some(false), ..route.request.clone() })
+            });
+            let parts: Vec<_> = parts.filter(|(groups, _)| !groups.is_empty()).collect();
+            if parts.is_empty() {
+                self.unrouted.unneeded(line, &text, "all clients here use TLS");
+            }
+            for (groups, request) in parts {
+                self.route(&groups, &request, &Destination::Redirect(redirect.clone()), line, &text);
             }
         }
     }

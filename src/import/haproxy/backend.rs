@@ -8,6 +8,7 @@ use super::super::field_edits::FieldEdit;
 use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
 use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
+use super::super::route::Redirect;
 use super::super::rule::Condition;
 use super::super::toml::{Table, Value};
 use super::super::units::{self, Address};
@@ -49,6 +50,8 @@ pub(super) struct BackendReader<'p> {
     guards: Vec<(&'p Statement, &'static str)>,
     /// The path prefix that is removed before a request is forwarded.
     stripped: Option<(String, &'p Statement)>,
+    /// The redirects of requests without TLS.
+    redirects: Vec<(Redirect, &'p Statement)>,
     /// The changes to header fields.
     edits: Vec<(FieldEdit, &'p Statement)>,
 }
@@ -92,6 +95,7 @@ impl<'p> BackendReader<'p> {
             resolvers,
             guards: Vec::new(),
             stripped: None,
+            redirects: Vec::new(),
             edits: Vec::new(),
         };
         backend.with_header(proxy)
@@ -134,6 +138,10 @@ impl<'p> BackendReader<'p> {
         }
         if let Some(rule) = fields::read(statement) {
             return self.field(rule, statement);
+        }
+        if let Some(redirect) = rules::to_tls(statement, self.acls) {
+            self.redirects.push((redirect, statement));
+            return Disposition::Converted;
         }
         if let (Some(prefix), true) = (rules::stripped(statement), self.stripped.is_none()) {
             self.stripped = Some((prefix, statement));
@@ -214,6 +222,9 @@ impl<'p> BackendReader<'p> {
         }
         if let Some((prefix, statement)) = self.stripped.take() {
             out.strip(self.pool.name(), &prefix, statement.line, &statement.text);
+        }
+        for (redirect, statement) in self.redirects.drain(..) {
+            out.redirect_pool(self.pool.name(), redirect, statement.line, &statement.text);
         }
         for (edit, statement) in self.edits.drain(..) {
             let scope = GuardScope::Pool(self.pool.name().to_owned());

@@ -18,6 +18,7 @@ const REDIRECT: &str = "this redirect is not imported: use `redirect` of [[route
 const TLS: &str =
     "of TLS settings, only certificates, authorities, versions and protocols are imported: see docs/tls.md";
 const SERVICE: &str = "leave this to the service manager";
+const PAGES: &str = "`error` and `maintenance` of [pools.pages] name pages of HTML for Linchpin's own errors; HAProxy's files begin with a header section";
 /// The reason for a redirect whose condition routes can't express.
 pub(super) const REDIRECT_WHEN: &str =
     "a redirect depends only on scheme, host and the beginning of the path: use `redirect` of [[routes]]";
@@ -42,7 +43,7 @@ const NEEDLESS: [(&str, &str); 15] = [
 ];
 
 /// Beginnings of lines that have no equivalent, each with the reason or what to do.
-const LOST: [(&str, &str); 43] = [
+const LOST: [(&str, &str); 55] = [
     ("http-request redirect", REDIRECT),
     ("http-request auth", PASSWORDS),
     ("http-request deny", FILTER),
@@ -53,6 +54,18 @@ const LOST: [(&str, &str); 43] = [
     ("reqdeny", FILTER),
     ("reqideny", FILTER),
     ("http-request track-sc", RATES),
+    ("http-request allow", "a rule after this one may now refuse these requests, too"),
+    ("http-request use-service prometheus-exporter", ADMIN),
+    ("http-request set-log-level", LOG),
+    ("http-request capture", LOG),
+    ("http-response capture", LOG),
+    ("http-request wait-for-body", "Linchpin streams bodies"),
+    ("http-request set-src", "`trusted_proxies` and `proxy_protocol` of the listener say who the client is"),
+    ("http-request set-var", "Linchpin has no variables"),
+    ("http-request lua", "Linchpin runs no scripts"),
+    ("http-request replace-path", "`strip_prefix` and `add_prefix` of [[routes]] change the beginning of a path"),
+    ("http-request replace-uri", "`strip_prefix` and `add_prefix` of [[routes]] change the beginning of a path"),
+    ("http-request set-path", "`strip_prefix` and `add_prefix` of [[routes]] change the beginning of a path"),
     ("http-request cache-use", "Linchpin does not cache"),
     ("http-response cache-store", "Linchpin does not cache"),
     ("http-request return", "Linchpin itself sends only redirects and error pages"),
@@ -66,8 +79,8 @@ const LOST: [(&str, &str); 43] = [
     ("redirect", REDIRECT),
     ("compression", "Linchpin does not compress"),
     ("filter", NONE),
-    ("errorfile", "Linchpin has error pages of its own"),
-    ("errorloc", "Linchpin has error pages of its own"),
+    ("errorfile", PAGES),
+    ("errorloc", PAGES),
     ("stats", ADMIN),
     ("monitor-uri", "use /livez and /readyz of [admin]"),
     ("option httplog", LOG),
@@ -143,7 +156,7 @@ pub(super) fn section(kind: &str) -> &'static str {
         "mailers" => "Linchpin sends no mail: watch its metrics",
         "ring" | "log-forward" | "log-profile" => LOG,
         "program" => SERVICE,
-        "http-errors" => "Linchpin has error pages of its own",
+        "http-errors" => PAGES,
         "crt-store" | "acme" => TLS,
         _ => NONE,
     }

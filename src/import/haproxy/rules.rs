@@ -89,6 +89,16 @@ pub(super) fn redirect(statement: &Statement) -> Option<&[String]> {
     }
 }
 
+/// Converts a redirect to https of requests without TLS, and nothing else.
+pub(super) fn to_tls(statement: &Statement, acls: &Acls) -> Option<Redirect> {
+    let (action, when) = split(redirect(statement)?);
+    let (redirect, lost) = target(action)?;
+    let is_plain = redirect.scheme == Some("https") && redirect.host.is_none() && redirect.path.is_none();
+    let is_clear = when.words.is_empty()
+        || acls.condition(when.words).is_ok_and(|condition| condition == Condition::secure(when.is_unless));
+    (is_plain && lost.is_empty() && is_clear).then_some(redirect)
+}
+
 /// Converts `scheme https code 301`, `prefix URL` and `location URL`; also returns the options without an equivalent.
 pub(super) fn target(action: &[String]) -> Option<(Redirect, Vec<String>)> {
     const HOST: [&str; 4] = ["%[hdr(host)]", "%[req.hdr(host)]", "%[req.hdr(Host)]", "%[hdr(Host)]"];

@@ -66,7 +66,7 @@ const LOST: [(&str, &str); 52] = [
     ("default_type", FILES),
     ("sendfile", FILES),
     ("tcp_nopush", FILES),
-    ("error_page", "Linchpin has error pages of its own"),
+    ("error_page", "`error` and `maintenance` of [pools.pages] name pages of HTML for Linchpin's own errors"),
     ("return", REDIRECT),
     ("rewrite", PATHS),
     ("add_header", REWRITING),

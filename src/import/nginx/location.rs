@@ -167,10 +167,17 @@ impl<'d> Reader<'d> {
         if guards.is_empty() || !is_reached {
             return;
         }
+        let own = |each: &Directive| location.inside().iter().any(|own| own.at == each.at);
+        if is_of_hidden_files(location) {
+            for (each, _) in guards.all().filter(|(each, _)| own(each)) {
+                out.unrouted.guard(each.line, &each.text, HIDDEN);
+            }
+            return;
+        }
         let path = if location.word(1) == "=" { grammar::prefix(location.word(2)) } else { prefix(location).ok() };
         let request = Request::to(server.hosts.clone(), path.as_deref().unwrap_or("/"));
         let translated = guards.translated();
-        for (each, why) in guards.all().filter(|(each, _)| location.inside().iter().any(|own| own.at == each.at)) {
+        for (each, why) in guards.all().filter(|(each, _)| own(each)) {
             let is_list = translated.directives.iter().any(|known| known.at == each.at);
             let is_refusal = redirect::refuses(each) || each.word(0) == "internal";
             let kind = match (&translated.lists, &path) {
@@ -213,6 +220,15 @@ impl<'d> Reader<'d> {
             }
         }
     }
+}
+
+/// The reason why a restriction of files whose names begin with a dot disables nothing.
+const HIDDEN: &str = "Linchpin serves no files: if a server behind it does, refuse hidden ones there";
+
+/// Returns whether a location is a pattern for paths such as `/.git` and `/.htaccess` alone.
+fn is_of_hidden_files(location: &Directive) -> bool {
+    let pattern = location.word(2).trim_start_matches('^');
+    matches!(location.word(1), "~" | "~*") && (pattern.starts_with("/\\.") || pattern.starts_with("\\/\\."))
 }
 
 /// Returns the path prefix of a location.

@@ -4,6 +4,7 @@
 
 use super::super::field_edits::{Change, FieldEdit, Message};
 use super::super::node::{Map, Node, peek};
+use super::super::reasons::NONE;
 
 /// Keys that stand for a field of responses with their own value.
 const WITH_VALUE: [(&str, &str); 4] = [
@@ -44,16 +45,17 @@ pub(super) fn edits(map: &Map, path: &str) -> Vec<(usize, String, FieldEdit)> {
             edits.push((line, format!("{path}.{key}: {value}"), edit));
         }
     };
-    for (key, name) in WITH_VALUE {
-        if let Some((line, value)) = text(map, key).filter(|(_, value)| !value.is_empty()) {
-            set(key, line, name, value);
-        }
-    }
     for (key, name, value) in FLAGS {
         match text(map, key) {
             Some((line, "true")) => set(key, line, name, value),
             Some((_, "false")) => drop(map.take_text(key)),
             _ => {}
+        }
+    }
+    // A value of its own replaces that of a flag.
+    for (key, name) in WITH_VALUE {
+        if let Some((line, value)) = text(map, key).filter(|(_, value)| !value.is_empty()) {
+            set(key, line, name, value);
         }
     }
     if let Some((line, seconds)) =
@@ -67,8 +69,25 @@ pub(super) fn edits(map: &Map, path: &str) -> Vec<(usize, String, FieldEdit)> {
         } else {
             map.take_text("stsSeconds");
         }
+        map.take_text("forceSTSHeader");
     }
     edits
+}
+
+/// Returns why a key has no equivalent.
+pub(super) fn why(key: &str) -> &'static str {
+    match key.to_ascii_lowercase().as_str() {
+        "sslredirect" | "ssltemporaryredirect" | "sslhost" | "sslforcehost" => "write a route with `redirect`",
+        "hostsproxyheaders" | "sslproxyheaders" => "`trusted_proxies` of the listener says whom Linchpin believes",
+        "customrequestheaders" | "customresponseheaders" => {
+            "routes don't change fields that frame the message or say who the client is"
+        }
+        key if key.starts_with("accesscontrol") || key == "addvaryheader" => {
+            "Linchpin answers no CORS preflights: leave that to the application, or set fields in [routes.response_headers]"
+        }
+        key if key.starts_with("sts") || key == "forcestsheader" => "it belongs to stsSeconds",
+        _ => NONE,
+    }
 }
 
 /// Returns the line and text of a key, without taking it.

@@ -205,7 +205,17 @@ pub(super) fn attempts(middlewares: &Map, name: &str) -> Option<(usize, u64)> {
 pub(super) fn rest(middlewares: &Map, notes: &mut Table) {
     for (name, line, middleware) in middlewares.left() {
         let kind = middleware.map().and_then(|map| map.left().next()).map_or("", |(kind, ..)| kind);
-        note(&format!("http.middlewares.{name}"), line, middleware, why_of(kind), notes);
+        let path = format!("http.middlewares.{name}");
+        let is_headers = kind.eq_ignore_ascii_case("headers");
+        match middleware.map().filter(|_| is_headers).and_then(|map| map.take(kind)).and_then(Node::map) {
+            Some(headers) => {
+                for (key, line, node) in headers.left() {
+                    note(&format!("{path}.{kind}.{key}"), line, node, headers::why(key), notes);
+                }
+                note(&path, line, middleware, NONE, notes);
+            }
+            None => note(&path, line, middleware, why_of(kind), notes),
+        }
     }
 }
 
@@ -222,9 +232,8 @@ fn why_of(kind: &str) -> &'static str {
         "redirectscheme" | "redirectregex" => {
             "`redirect` of [[routes]] sets only the scheme, host and path, and no imported router uses this one"
         }
-        "headers" => "routes set, add and remove single fields; no CORS, and no field that says who the client is",
         "compress" => "Linchpin does not compress",
-        "errors" => "Linchpin has error pages of its own",
+        "errors" => "`error` and `maintenance` of [pools.pages] name pages of HTML for Linchpin's own errors",
         "buffering" => "Linchpin streams bodies; `body_bytes` of [server.limits] limits them",
         "circuitbreaker" => "use [pools.ejection], which ejects backends on which requests fail",
         _ => NONE,
