@@ -99,6 +99,7 @@ impl HandOver {
                     let (entries, life, started) = (self.link.entries, self.life, self.started);
                     return SupersededProcess { entries, life, started }.follow(path).await;
                 }
+                Outcome::GoesOn(_) if self.stops() => tracing::info!("refused to hand over: this process stops"),
                 Outcome::GoesOn(why) => tracing::warn!(why, "the takeover has failed; this process goes on as before"),
             }
         }
@@ -117,6 +118,10 @@ impl HandOver {
             self.publish(UpgradePhase::RolledBack, Event::reason(why));
         }
         outcome
+    }
+
+    fn stops(&self) -> bool {
+        matches!(*self.link.phase.borrow(), Phase::Stopping | Phase::Closing)
     }
 
     fn publish(&self, phase: UpgradePhase, reason: Option<String>) {
@@ -184,7 +189,7 @@ impl HandOver {
                     OldEvent::Lost
                 }
                 _ = phase.wait_for(|phase| matches!(phase, Phase::Stopping | Phase::Closing)), if state == OldState::Offering => {
-                    why = "this process stops".into();
+                    why = "the process that hands over was asked to stop".into();
                     OldEvent::Stopping
                 }
             };

@@ -90,11 +90,22 @@ impl std::fmt::Display for TakeoverError {
 
 impl std::error::Error for TakeoverError {}
 
-/// Asks the process that waits at `path` to hand over, and receives its sockets and what is needed to begin.
+/// Asks the process that waits at `path` to hand over, and receives its sockets and what is needed to begin. If it ends
+/// meanwhile, asks the one that waits there then.
 ///
 /// # Errors
 /// Nobody waits there, the process refuses, or the connection to it fails.
 pub async fn ask(path: &Path) -> Result<Inheritance, TakeoverError> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match ask_once(path).await {
+        Err(TakeoverError::Io(error)) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) => {
+            ask_once(path).await
+        }
+        ended => ended,
+    }
+}
+
+async fn ask_once(path: &Path) -> Result<Inheritance, TakeoverError> {
     use io::ErrorKind::{ConnectionRefused, NotFound, TimedOut, UnexpectedEof};
     let mut channel = Channel::connect(path).await.map_err(|error| match error.kind() {
         ConnectionRefused | NotFound => TakeoverError::Nobody,
@@ -213,12 +224,12 @@ impl Follow {
         let mut has_all = false;
         let mut is_stop_sent = false;
         let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
-        let mut why = String::from("the old process has ended before it had handed over");
+        let mut why = String::new();
         let (mut phase, mut broken) = (self.link.phase.clone(), self.link.phase.clone());
         loop {
-            let is_waiting = has_all && state == NewState::Receiving;
+            let is_waiting = state == NewState::Orphaned || (has_all && state == NewState::Receiving);
             let event = tokio::select! {
-                frame = receiver.next() => match frame {
+                frame = receiver.next(), if state != NewState::Orphaned => match frame {
                     Ok(Some(frame)) => match Message::of(&frame) {
                         Ok(Message::StateEnd(_)) => {
                             has_all = true;
@@ -252,9 +263,13 @@ impl Follow {
                         tracing::info!("the old process has ended");
                         return End::Over;
                     }
-                    Ok(None) => NewEvent::Lost,
-                    Err(error) => {
-                        why = format!("the connection to the old process broke: {error}");
+                    // It lives on.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        why = format!("the old process sends what is no message: {error}");
+                        NewEvent::Refused
+                    }
+                    Ok(None) | Err(_) => {
+                        tracing::warn!("the old process has ended before it had handed over; going on without it");
                         NewEvent::Lost
                     }
                 },

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::support::dns::Dns;
 use super::support::exchange::exchange;
 use super::support::process::Running;
 use super::support::upgrades::{Place, Tunnel, ask, echo, is_followed, pool};
@@ -209,4 +210,45 @@ async fn a_drain_that_begins_after_an_upgrade_ends_tunnels_of_the_old_process_an
     for tunnel in tunnels.iter_mut().skip(1) {
         tunnel.ends().await;
     }
+}
+
+#[tokio::test]
+async fn a_new_process_whose_old_one_is_killed_before_it_had_handed_over_serves_all_the_same() {
+    let (a, place, mut dns) = (Backend::named("a").await, Place::new(), Dns::new(&[]));
+    let text = place.text("threads = 2", &pool(&[&a], ""));
+    let mut running = place.start(&text).await;
+    let address: SocketAddr = running.address.parse().unwrap();
+    // Its source keeps the new process from being ready.
+    let waits = format!("{text}[[pools.discover]]\ndns = \"app.internal\"\nport = 1\n{}\n", dns.resolver())
+        + "min_interval = \"100ms\"\nmax_interval = \"200ms\"\n";
+    let mut next = Running::upgrade(place.file(), &waits);
+    running.line("a new process takes over").await;
+    next.line("taking over").await;
+    running.process.kill().await.unwrap();
+    next.line("the old process has ended before it had handed over; going on without it").await;
+    dns.knows(&[("app.internal", "127.0.0.1")]).await;
+    dns.restart().await;
+    next.line("listening address=").await;
+    let response = Client::connect(address).await.get("/").await;
+    assert_eq!((response.status, response.text().as_str()), (200, "a"));
+    let answer = ask(&place, "GET", "/readyz", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // It is an ordinary process now: the next one takes over from it.
+    let _last = place.upgrade(&text).await;
+    assert_eq!(next.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_process_that_is_told_to_stop_before_it_has_handed_over_says_so_on_both_sides() {
+    let (a, place, dns) = (Backend::named("a").await, Place::new(), Dns::new(&[]));
+    let text = place.text("threads = 1", &pool(&[&a], ""));
+    let mut running = place.start(&text).await;
+    let waits = format!("{text}[[pools.discover]]\ndns = \"app.internal\"\nport = 1\n{}\n", dns.resolver());
+    let mut next = Running::upgrade(place.file(), &waits);
+    next.line("taking over").await;
+    running.line("a new process takes over").await;
+    running.signal("TERM").await;
+    running.line("refused to hand over: this process stops").await;
+    next.line("cannot take over: the process that hands over was asked to stop").await;
+    assert_eq!((next.exit_code().await, running.exit_code().await), (Some(1), Some(0)));
 }
