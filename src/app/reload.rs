@@ -56,7 +56,11 @@ fn audit(report: &ReloadReport, before: u64, actor: &Actor) {
         &format_args!("generation {}", report.generation),
     );
     for change in report.changes.iter().take(MAX_AUDITED) {
-        actor.audit(&change.path, &change.runtime, &change.now);
+        // A secret, or the content of a file.
+        match change.runtime.is_null() && change.now.is_null() {
+            true => actor.audit(&change.path, &"not shown", &change.because),
+            false => actor.audit(&change.path, &change.runtime, &change.now),
+        }
     }
     let more = report.changes.len().saturating_sub(MAX_AUDITED);
     if more > 0 {

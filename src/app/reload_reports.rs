@@ -1,5 +1,5 @@
 //! Owns: which reloads are worth a line of the log and an event.
-//! Invariant: a reload that changes something always is; a file that stays broken while it is watched is reported once.
+//! Invariant: a reload that changes something always is; of a watched file, that it is broken, and that it no longer is.
 //! Must not know: how a reload is reported.
 
 use std::time::Duration;
@@ -26,8 +26,8 @@ impl ReloadReports {
         let before = std::mem::replace(&mut self.errors, report.errors.clone());
         match report.result {
             ReloadResult::Applied => Some(0),
-            // Files change without effect, such as certificates that are in use by then.
-            ReloadResult::Unchanged if *actor == Actor::Watch => None,
+            // Files change without effect, such as certificates that are in use by then. One that was broken is good again.
+            ReloadResult::Unchanged if *actor == Actor::Watch && before.is_empty() => None,
             ReloadResult::Refused if *actor == Actor::Watch && before == report.errors => None,
             ReloadResult::Unchanged | ReloadResult::Refused => self.limiter.take(now, WINDOW, MAX_REPORTS),
         }
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watched_file_that_stays_broken_is_reported_once() {
+    fn a_watched_file_is_reported_once_when_it_is_broken_and_once_when_it_no_longer_is() {
         let mut reports = ReloadReports::default();
         let mut take = |result, problem: &str, actor| reports.take(&report(result, problem), actor, NOW).is_some();
         let (watch, api) = (&Actor::Watch, &Actor::Program);
@@ -62,6 +62,7 @@ mod tests {
         assert!(take(ReloadResult::Refused, "unknown key", api), "somebody asks");
         assert!(!take(ReloadResult::Refused, "unknown key", watch), "and has been told");
         assert!(take(ReloadResult::Refused, "another one", watch));
+        assert!(take(ReloadResult::Unchanged, "", watch), "it is good again");
         assert!(!take(ReloadResult::Unchanged, "", watch));
         assert!(take(ReloadResult::Refused, "another one", watch), "it was good meanwhile");
     }

@@ -82,6 +82,12 @@ async fn each_change_has_a_line_that_says_who_and_from_where_whatever_the_level(
     }
     assert_eq!(weight(&mut client, 1).await, 200);
     assert_eq!(audit(&mut running).await[4..], ["3", "1"]);
+    // A secret.
+    std::fs::write(&token, "another-s3cret").unwrap();
+    running.signal("HUP").await;
+    assert_eq!(audit(&mut running).await[4..], ["generation 3", "generation 4"]);
+    let content = ["admin.token_file", "not shown", "the content of the file that it names changed"];
+    assert_eq!(audit(&mut running).await[3..], content);
 }
 
 #[tokio::test]
