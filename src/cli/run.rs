@@ -258,11 +258,12 @@ impl Successor {
                 tracing::info!(program, pid = child.id(), "SIGUSR2: started a process that takes over");
                 let mut phase = phase.clone();
                 tokio::spawn(async move {
-                    let ended = child.wait().await;
+                    let ended = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
                     // If it had taken over, this one needs a moment to accept connections again.
-                    let goes_on = tokio::time::timeout(RESUME_TIMEOUT, phase.wait_for(|phase| *phase == Phase::Ready));
+                    let serves = |phase: &Phase| matches!(phase, Phase::Ready | Phase::Stalled | Phase::Broken);
+                    let goes_on = tokio::time::timeout(RESUME_TIMEOUT, phase.wait_for(serves));
                     if matches!(goes_on.await, Ok(Ok(_))) {
-                        tracing::error!(?ended, "the process that was to take over has ended; this one goes on");
+                        tracing::error!(ended, "the process that was to take over has ended; this one goes on");
                         service_manager::report(Report::Ready);
                     }
                 });
