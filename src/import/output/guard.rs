@@ -68,11 +68,12 @@ impl Output {
     /// would not be what the source had.
     fn list_addresses(&mut self, ids: &[usize], guard: &Guard, lists: &AddressLists) -> bool {
         let GuardScope::Groups(groups, requests) = &guard.place else { return self.list_on(ids, lists) };
+        let requests: Vec<_> = requests.iter().map(|request| (request, self.has_own(request, groups))).collect();
         let mut parts: Vec<(usize, Request, Vec<usize>)> = Vec::new();
         for id in ids {
             let route = &self.routes[*id];
             let at: Vec<usize> = route.groups.iter().copied().filter(|group| groups.contains(group)).collect();
-            for request in requests.iter().filter(|request| meets(route, request, self.has_own(request, groups))) {
+            for (request, _) in requests.iter().filter(|(request, has_own)| meets(route, request, *has_own)) {
                 match route.request.and(request) {
                     Some(part) if !parts.iter().any(|(known, other, _)| known == id && *other == part) => {
                         parts.push((*id, part, at.clone()));
