@@ -51,16 +51,20 @@ fn listeners(objects: &Objects<'_>, group: usize, first: &Ingress<'_>, out: &mut
     const PORTS: &str = "a process without root can't listen below 1024: let the Service map ";
     let plain = out.listener(group, "0.0.0.0:8080", first.line, &first.shown());
     plain.table.comment(format!("{PORTS}80 to this port"));
-    let secrets: BTreeSet<(String, usize)> = objects.ingresses.iter().flat_map(Ingress::secrets).collect();
+    let folders = |ingress: &Ingress<'_>| {
+        let secrets = ingress.secrets();
+        secrets.into_iter().filter_map(|secret| objects.folder(&ingress.namespace, secret)).collect::<Vec<_>>()
+    };
+    let folders: BTreeSet<String> = objects.ingresses.iter().flat_map(folders).collect();
     let has_tls = objects.ingresses.iter().any(|ingress| !ingress.tls_hosts().is_empty());
     if !has_tls {
         return;
     }
     let secure = out.listener(group, "0.0.0.0:8443", first.line, &first.shown());
     secure.table.comment(format!("{PORTS}443 to this port"));
-    secure.secure().comment("mount each Secret as a volume at tls/NAME, beside this file");
-    for (secret, _) in &secrets {
-        secure.certificate(&format!("tls/{secret}/tls.crt"), Some(&format!("tls/{secret}/tls.key")));
+    secure.secure().comment("mount each Secret as a volume there, beside this file");
+    for folder in &folders {
+        secure.certificate(&format!("tls/{folder}/tls.crt"), Some(&format!("tls/{folder}/tls.key")));
     }
 }
 
@@ -97,7 +101,7 @@ impl<'o, 'n> Reader<'o, 'n> {
             self.to_tls(ingress, &rules, out);
             self.to_www(ingress, &rules, out);
         }
-        access::restrict(ingress, &ids, self.group, &rules, out);
+        access::restrict(ingress, &ids, (self.objects, self.group), &rules, out);
         annotations::of_routes(annotations, &ids, out);
         let limits = annotations::of_clients(annotations, out.notes(&ids));
         if ids.iter().any(|id| !out.is_redirect(*id)) {

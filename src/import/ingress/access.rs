@@ -5,16 +5,21 @@
 use ipnet::IpNet;
 
 use super::super::address_lists::AddressLists;
-use super::super::grammar;
 use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
 use super::super::reasons::{FILTER, PASSWORDS};
 use super::super::route::Request;
 use super::super::toml::Value;
-use super::objects::{Ingress, PathRule};
+use super::objects::{Ingress, Objects, PathRule};
 
 /// Converts the restrictions of an Ingress whose paths became these routes.
-pub(super) fn restrict(ingress: &Ingress<'_>, ids: &[usize], group: usize, rules: &[PathRule<'_>], out: &mut Output) {
+pub(super) fn restrict(
+    ingress: &Ingress<'_>,
+    ids: &[usize],
+    (objects, group): (&Objects<'_>, usize),
+    rules: &[PathRule<'_>],
+    out: &mut Output,
+) {
     let annotations = &ingress.annotations;
     let mut guards: Vec<(usize, String, &'static str)> = Vec::new();
     for (key, list) in
@@ -32,18 +37,16 @@ pub(super) fn restrict(ingress: &Ingress<'_>, ids: &[usize], group: usize, rules
     let secret = annotations.text("auth-secret");
     if let Some((line, kind)) = annotations.text("auth-type") {
         let key = annotations.text("auth-secret-type").map_or("auth-file", |(_, kind)| kind);
-        let name = secret
-            .map(|(_, name)| name.rsplit('/').next().unwrap_or_default())
-            .filter(|name| grammar::is_kubernetes_name(name));
-        match (kind, key, name) {
-            ("basic", "auth-file", Some(name)) if !ids.is_empty() => {
+        let folder = secret.and_then(|(_, secret)| objects.folder(&ingress.namespace, secret));
+        match (kind, key, folder) {
+            ("basic", "auth-file", Some(folder)) if !ids.is_empty() => {
                 let realm = annotations.text("auth-realm").map(|(_, realm)| realm).filter(|realm| is_realm(realm));
-                let pairs = [("file", Value::text(&format!("auth/{name}/auth")))].into_iter();
+                let pairs = [("file", Value::text(&format!("auth/{folder}/auth")))].into_iter();
                 let pairs = pairs.chain(realm.map(|realm| ("realm", Value::text(realm))));
                 let value = Value::inline(pairs.chain([("forward_authorization", Value::flag(true))]));
                 out.set_on(ids, "basic_auth", &value);
                 out.notes(ids).comment(format!(
-                    "mount the Secret {name} as a volume at auth/{name}, beside this file; its hashes must be bcrypt or Argon2 (htpasswd -B)"
+                    "mount the Secret as a volume at auth/{folder}, beside this file; its hashes must be bcrypt or Argon2 (htpasswd -B)"
                 ));
             }
             _ => guards.push((line, annotations.shown("auth-type"), PASSWORDS)),

@@ -88,6 +88,13 @@ impl<'n> Objects<'n> {
         self.ingresses.iter().filter(|ingress| ingress.has_patterns()).any(|ingress| has_host(&ingress))
     }
 
+    /// Returns the folder for a Secret of a namespace, whose name may begin with another one.
+    pub(super) fn folder(&self, namespace: &str, secret: &str) -> Option<String> {
+        let (namespace, name) = secret.split_once('/').unwrap_or((namespace, secret));
+        let is_good = grammar::is_kubernetes_name(namespace) && grammar::is_kubernetes_name(name);
+        is_good.then(|| if self.has_one_namespace() { name.to_owned() } else { format!("{namespace}-{name}") })
+    }
+
     /// Returns whether all Ingresses are in one namespace.
     pub(super) fn has_one_namespace(&self) -> bool {
         self.ingresses.windows(2).all(|pair| match pair {
@@ -167,15 +174,10 @@ impl<'n> Ingress<'n> {
         hosts.filter_map(Node::text).filter_map(grammar::host).collect()
     }
 
-    /// Returns the Secrets with certificates, and their lines.
-    pub(super) fn secrets(&self) -> Vec<(String, usize)> {
+    /// Returns the Secrets with certificates.
+    pub(super) fn secrets(&self) -> Vec<&'n str> {
         let entries = self.spec.and_then(|spec| peek(spec, "tls")).map(Node::list).unwrap_or_default();
-        let secret = |entry: &Node| {
-            let node = peek(entry.map()?, "secretName")?;
-            let name = node.text().filter(|name| grammar::is_kubernetes_name(name))?;
-            Some((name.to_owned(), node.line))
-        };
-        entries.iter().filter_map(secret).collect()
+        entries.iter().filter_map(|entry| peek(entry.map()?, "secretName")?.text()).collect()
     }
 
     /// Returns what else is in its class, if that is not one of ingress-nginx by its name.
