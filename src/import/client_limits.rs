@@ -75,7 +75,7 @@ impl ClientLimits {
                         limits.set("request_burst", Value::number(burst.clamp(1, 1_000_000)));
                     }
                 }
-                None => limits.guard(largest.line, &largest.text, "not a rate that `requests_per_client` can have"),
+                None => limits.limit(largest.line, &largest.text, "not a rate that `requests_per_client` can have"),
             }
         }
         let connections: Vec<_> = self.0.iter().map(|part| part.connections.clone()).collect();
@@ -93,7 +93,7 @@ fn largest<T: Clone>(parts: &[Option<Given<T>>], size: impl Fn(&T) -> u128, limi
     for each in given() {
         let is_largest = most.is_some_and(|most| size(&most.value) == size(&each.value));
         if !is_largest && noted.insert(each.line) {
-            limits.guard(each.line, &each.text, if most.is_some() { LARGEST } else { SOME });
+            limits.limit(each.line, &each.text, if most.is_some() { LARGEST } else { SOME });
         }
     }
     most.cloned()

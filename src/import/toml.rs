@@ -86,6 +86,8 @@ pub(super) struct Note {
     pub(super) is_unsupported: bool,
     /// It restricted or limited requests.
     pub(super) is_guard: bool,
+    /// It limited a rate or a number of requests of every client.
+    pub(super) is_limit: bool,
 }
 
 /// A table: keys, values and comments in insertion order.
@@ -168,17 +170,33 @@ impl Table {
     pub(super) fn unsupported(&mut self, line: usize, text: &str, why: impl Into<String>) {
         let why = why.into();
         let is_guard = [FILTER, NAMES, PASSWORDS, RATES].contains(&why.as_str());
-        self.note(Note { line, text: text.into(), why, is_unsupported: true, is_guard });
+        let is_limit = why == RATES;
+        self.note(Note { line, text: text.into(), why, is_unsupported: true, is_guard, is_limit });
     }
 
     /// Notes an access restriction without an equivalent.
     pub(super) fn guard(&mut self, line: usize, text: &str, why: impl Into<String>) {
-        self.note(Note { line, text: text.into(), why: why.into(), is_unsupported: true, is_guard: true });
+        let why = why.into();
+        let is_limit = why == RATES;
+        self.note(Note { line, text: text.into(), why, is_unsupported: true, is_guard: true, is_limit });
+    }
+
+    /// Notes a limit of rates or numbers without an equivalent.
+    pub(super) fn limit(&mut self, line: usize, text: &str, why: impl Into<String>) {
+        let (text, why) = (text.into(), why.into());
+        self.note(Note { line, text, why, is_unsupported: true, is_guard: true, is_limit: true });
     }
 
     /// Notes a line that needs no equivalent.
     pub(super) fn unneeded(&mut self, line: usize, text: &str, why: impl Into<String>) {
-        self.note(Note { line, text: text.into(), why: why.into(), is_unsupported: false, is_guard: false });
+        self.note(Note {
+            line,
+            text: text.into(),
+            why: why.into(),
+            is_unsupported: false,
+            is_guard: false,
+            is_limit: false,
+        });
     }
 
     /// Adds a comment.
@@ -192,7 +210,7 @@ impl Table {
 
     /// Whether a line restricted access, as opposed to limiting rates.
     pub(super) fn has_restriction(&self) -> bool {
-        self.lines.iter().any(|line| matches!(line, Line::Note(note) if note.is_guard && note.why != RATES))
+        self.lines.iter().any(|line| matches!(line, Line::Note(note) if note.is_guard && !note.is_limit))
     }
 
     /// Returns the lines that restricted or limited requests.

@@ -43,12 +43,18 @@ const NEEDLESS: [(&str, &str); 15] = [
 ];
 
 /// Beginnings of lines that have no equivalent, each with the reason or what to do.
-const LOST: [(&str, &str); 55] = [
+const LOST: [(&str, &str); 61] = [
     ("http-request redirect", REDIRECT),
     ("http-request auth", PASSWORDS),
     ("http-request deny", FILTER),
     ("http-request tarpit", FILTER),
     ("http-request reject", FILTER),
+    ("tcp-request inspect-delay", "`header_read_timeout` of [server.limits] limits the wait for a request"),
+    ("tcp-request content track-sc", RATES),
+    ("tcp-request connection track-sc", RATES),
+    ("tcp-request connection expect-proxy", "set `proxy_protocol` and `trusted_proxies` of the listener"),
+    ("tcp-request content accept", "a rule after this one may now refuse these requests, too"),
+    ("tcp-request connection accept", "a rule after this one may now refuse these requests, too"),
     ("tcp-request", FILTER),
     ("block", FILTER),
     ("reqdeny", FILTER),
@@ -152,7 +158,7 @@ pub(super) fn section(kind: &str) -> &'static str {
     match kind {
         "peers" => "replicas with the same [[keys]] accept each other's pins without talking to each other",
         "cache" => "Linchpin does not cache",
-        "userlist" => PASSWORDS,
+        "userlist" => "write its users into a file with bcrypt hashes, for `basic_auth` of [[routes]]",
         "mailers" => "Linchpin sends no mail: watch its metrics",
         "ring" | "log-forward" | "log-profile" => LOG,
         "program" => SERVICE,

@@ -27,7 +27,7 @@ const CHOSEN: &str = "Linchpin chooses ciphers and curves: see docs/tls.md";
 const OLDEST: &str = "Linchpin supports only TLS 1.2 and 1.3";
 const WHERE: &str = "this limited who could connect: set the address of the interface and remove the #";
 const PROXY: &str = "any client could claim any address: set proxy_protocol = true, list the load balancers before this one in trusted_proxies, and remove the #";
-const LISTED: &str = "its certificates are in another file: list them in [listeners.tls] and remove the #";
+const LISTED: &str = "its certificates are in a list or a folder: name them in [listeners.tls] and remove the #";
 
 /// Parameters with an argument that have no equivalent.
 const WITH_ARGUMENT: [(&str, &str); 21] = [

@@ -222,8 +222,9 @@ pub(super) fn rest(middlewares: &Map, notes: &mut Table) {
 /// Returns why a middleware has no equivalent.
 fn why_of(kind: &str) -> &'static str {
     match kind.to_ascii_lowercase().as_str() {
-        "ipallowlist" | "ipwhitelist" => FILTER,
-        "basicauth" | "digestauth" | "forwardauth" => PASSWORDS,
+        "ipallowlist" | "ipwhitelist" | "basicauth" | "digestauth" | "forwardauth" => {
+            "a part of a restriction: the routers that use it are disabled, if any does"
+        }
         "ratelimit" | "inflightreq" => RATES,
         "stripprefix" | "addprefix" => "no imported router uses it",
         "stripprefixregex" | "replacepath" | "replacepathregex" => {
