@@ -14,8 +14,8 @@ use crate::import::{self, Format, ImportError, Imported, LONGEST};
 /// The command line of `linchpin import`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An haproxy.cfg, an nginx.conf, a dynamic Traefik file in YAML or TOML, or Ingresses for ingress-nginx, as
-    /// `kubectl get ingress,service -o yaml` prints them.
+    /// An haproxy.cfg; an nginx.conf, best as `nginx -T` prints it, with all included files; a dynamic Traefik file in YAML
+    /// or TOML; or Ingresses for ingress-nginx, as `kubectl get ingress,service -o yaml` prints them.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The product that the file configures, if neither its name nor its content shows it.

@@ -2,6 +2,7 @@
 //! Invariant: each directive is converted or noted; an inherited one is noted once.
 //! Must not know: the format of the output.
 
+mod dump;
 mod fields;
 mod guard;
 mod known;
@@ -38,7 +39,7 @@ pub(super) fn next_upstream(value: &str, line: usize, text: &str, pool: &mut Poo
 
 /// Converts an nginx.conf, or a file that one includes in `http`, into `out`.
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
-    let main = syntax::directives(text)?;
+    let main = dump::directives(text)?;
     let mut https: Vec<&[Directive]> = Vec::new();
     let mut of_main = Vec::new();
     for directive in &main {

@@ -334,7 +334,12 @@ fn strange_at(lines: &[&str], at: usize, name: &str, format: Format) -> Vec<(usi
                 .map(|line| line.trim_end())
                 .find(|line| !line.is_empty() && !line.starts_with('#'));
             let begins = before.is_none_or(|line| line.ends_with([';', '{', '}']));
-            if begins { vec![with("zzz_unknown 1;".into(), 0)] } else { vec![] }
+            // In `types`, it would be a type of files.
+            let is_type = lines[..at]
+                .iter()
+                .rfind(|line| line.contains(['{', '}']))
+                .is_some_and(|line| line.starts_with("types"));
+            if begins && !is_type { vec![with("zzz_unknown 1;".into(), 0)] } else { vec![] }
         }
         Format::IngressNginx if !is_of_ingress(lines, at) => vec![],
         Format::Traefik if is_comment => vec![],
@@ -442,6 +447,7 @@ fn an_import_that_loses_a_restriction_fails_unless_that_is_accepted() {
     assert_eq!(import(&lost, &["--accept-losses"]).status.code(), Some(0));
     // A limit is no restriction, and a list is not lost.
     for rule in [
+        "stick-table type ip size 1k store http_req_rate(10s)\n http-request track-sc0 src\n http-request deny if { sc_http_req_rate(0) gt 9 }",
         "option forwardfor",
         "http-request deny deny_status 429 if { sc_http_req_rate(0) gt 100 }",
         "http-request deny if { src 192.0.2.0/24 }",

@@ -38,7 +38,7 @@ const NEEDLESS: [(&str, &str); 12] = [
 
 /// Beginnings of directives that have no equivalent, each with the reason.
 const LOST: [(&str, &str); 52] = [
-    ("include", "included files are not read: import them as well"),
+    ("include", "included files are not read: import what nginx -T prints, which has them all"),
     ("stream", "Linchpin handles only HTTP"),
     ("mail", "Linchpin handles only HTTP"),
     ("events", "use `max_connections` of [server]"),
@@ -119,6 +119,9 @@ pub(super) fn note(directive: &Directive, notes: &mut Table) {
     let (line, text) = (directive.line, directive.text.as_str());
     if let Some((_, why)) = NEEDLESS.iter().find(|(word, _)| *word == directive.word(0)) {
         return notes.unneeded(line, text, *why);
+    }
+    if directive.word(0) == "include" && directive.word(1).ends_with("mime.types") {
+        return notes.unneeded(line, text, FILES);
     }
     if directive.word(0) == "proxy_set_header" {
         let field = directive.word(1).to_ascii_lowercase();

@@ -5,7 +5,7 @@
 use super::super::source::{DEEPEST, SyntaxError};
 
 /// A directive, with its block.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Directive {
     /// The line of its first word, from 1. Several directives may share it.
     pub(super) line: usize,
@@ -36,7 +36,12 @@ impl Directive {
 
 /// Parses a whole file.
 pub(super) fn directives(text: &str) -> Result<Vec<Directive>, SyntaxError> {
-    let mut reader = Reader { text, at: 0, line: 1 };
+    directives_from(text, 0, 1)
+}
+
+/// Parses a text from an offset on, which is in this line.
+pub(super) fn directives_from(text: &str, at: usize, line: usize) -> Result<Vec<Directive>, SyntaxError> {
+    let mut reader = Reader { text, at, line };
     // The open blocks: the directive of each, and the directives before it.
     let mut open: Vec<(Directive, Vec<Directive>)> = Vec::new();
     let mut current: Vec<Directive> = Vec::new();
