@@ -76,8 +76,11 @@ impl Trace {
         let now = self.lasted();
         let Some(attempt) = self.attempts.last_mut() else { return };
         attempt.ended = Some(now);
-        // The response gave way to another attempt.
-        attempt.status = if let Fact::Status(status) = failure.fact { Some(status) } else { None };
+        if let Fact::Status(status) = failure.fact {
+            // A response that gave way to another attempt says why by its status.
+            attempt.status = Some(status);
+            return;
+        }
         let kind = Fact::OUTCOMES.get(failure.fact.outcome()).copied().unwrap_or("backend");
         let reason = reason.map(|reason| reason.to_string().into()).unwrap_or_default();
         attempt.error = Some(SpanError { kind, reason });

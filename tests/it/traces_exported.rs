@@ -181,6 +181,24 @@ async fn a_span_says_what_became_of_the_session_and_of_the_response() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_gave_way_for_its_status_has_that_status() {
+    let a = Backend::start("a", |_| Reply::new(503, "", "no")).await;
+    let (b, collector) = (Backend::named("b").await, Collector::start().await);
+    let builder = before(&[&a, &b], &collector.section("")).table("retry", "retry_on = [503]");
+    let proxy = builder.start();
+    while a.count() == 0 {
+        assert_eq!(proxy.get(None).await.status, 200);
+    }
+    proxy.stop().await;
+    let spans = collector.spans();
+    let first = spans.iter().find(|span| attribute(span, "error.type").as_deref() == Some("503")).unwrap();
+    let (server, attempts) = request(&spans, |span| span.span_id == first.parent_span_id);
+    let statuses: Vec<_> = attempts.iter().map(|span| attribute(span, "http.response.status_code").unwrap()).collect();
+    assert_eq!((code(server), statuses), (StatusCode::Unset, vec!["503".to_owned(), "200".to_owned()]));
+    assert_eq!((code(attempts[0]), code(attempts[1])), (StatusCode::Error, StatusCode::Unset));
+}
+
+#[tokio::test]
 async fn a_collector_that_is_away_costs_spans_and_no_request() {
     let (a, collector) = (Backend::named("a").await, Collector::start().await);
     let proxy = before(&[&a], &format!("{ADMIN}{}", collector.section(""))).start();
@@ -248,8 +266,19 @@ async fn a_reload_and_the_end_send_what_is_queued_to_whom_it_was_meant_for() {
     get(1).await;
     let untraced = a.seen().pop().unwrap();
     assert_eq!(untraced.field("traceparent"), None);
+    // The former collectors get what was meant for them.
+    one.has(4).await;
+    two.has(2).await;
+    // A collector that wants a batch in a minute gets it once more at the end.
+    write(&one.section(""));
+    assert!(proxy.reload(false).await.errors.is_empty());
+    one.answer(Answer::Status(503, "60"));
+    let before = one.batches();
+    get(1).await;
+    until("it is busy", async || one.batches() > before).await;
+    one.answer(Answer::Take);
     proxy.stop().await;
-    assert_eq!((one.spans().len(), two.spans().len()), (4, 2));
+    assert_eq!((one.spans().len(), two.spans().len()), (6, 2));
 }
 
 /// A collector behind TLS, which another Linchpin ends.
