@@ -68,8 +68,8 @@ pub enum IncomingBody {
     Empty,
     /// From a connection of HTTP/1.
     Http1(Incoming),
-    /// From a stream of HTTP/2.
-    Http2(StreamBody),
+    /// From a stream of HTTP/2. Boxed, or each request would have room for it.
+    Http2(Box<StreamBody>),
 }
 
 impl Body for IncomingBody {

@@ -155,6 +155,7 @@ impl Handler for Proxy {
     ///
     /// Each request under way keeps this future in memory for as long as its backend works. rustc gives each
     /// by-value argument of a nested async function its own place in it, so arguments are passed by reference.
+    /// The future has kilobytes, so it is boxed at once: hyper and what is around it here would copy it six times.
     fn handle(
         self: Rc<Self>,
         client: Rc<Client>,
@@ -167,7 +168,7 @@ impl Handler for Proxy {
         let (view, identity) = (thread.view.borrow(), exchange.identity());
         exchange.record.begin_trace(Trace::begin(&view, &client, identity, &mut head.headers, || thread.random()));
         drop(view);
-        async move {
+        Box::pin(async move {
             match serve(&thread, &mut exchange, &mut head, body).await {
                 Ok(PipelineOutcome::UpstreamResponse(response, NextProtocol::Http)) => {
                     relay::relay(exchange, response).await
@@ -178,7 +179,7 @@ impl Handler for Proxy {
                 Ok(PipelineOutcome::Redirect(response)) => relay::redirect(exchange, response),
                 Err(error) => relay::refuse(exchange, error),
             }
-        }
+        })
     }
 
     /// Makes the response to an abandoned request. Where the process ends, everything that is still to come on the

@@ -71,7 +71,7 @@ pub(super) async fn serve<H: Handler>(stream: Stream, client: Rc<H::Client>, con
                 let interim = Rc::<StreamInterim>::default();
                 let handling =
                     requests.handle(request, Some(Interim::Http2(Rc::clone(&interim))), |reply, guard| (reply, guard));
-                let stream = http2_stream::serve(Box::pin(handling), respond, interim, rules, limit);
+                let stream = http2_stream::serve(handling, respond, interim, rules, limit);
                 drop(tokio::task::spawn_local(stream));
             };
             if connection.poll(cx, accept).is_ready() {

@@ -3,7 +3,7 @@
 //! Must not know: the connection; what the handler does with a request.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub(super) fn split(request: Request<RecvStream>) -> (Request<IncomingBody>, Res
     let is_to_head = head.method == Method::HEAD;
     let (body, tunnel) = match head.method {
         Method::CONNECT => (IncomingBody::Empty, Some(body)),
-        _ => (IncomingBody::Http2(body), None),
+        _ => (IncomingBody::Http2(Box::new(body)), None),
     };
     (Request::from_parts(head, body), ResponseRules { tunnel, is_to_head })
 }
@@ -65,10 +65,9 @@ pub(super) struct ResponseRules {
     pub(super) is_to_head: bool,
 }
 
-/// Serves a stream until it ends. `handling` is boxed, since it takes kilobytes until there is a response. The responses in
-/// `interim` are sent before that one.
+/// Serves a stream until it ends. The responses in `interim` are sent before the one of `handling`.
 pub(super) async fn serve<B>(
-    mut handling: Pin<Box<impl Future<Output = (Reply<B>, RequestGuard)>>>,
+    handling: impl Future<Output = (Reply<B>, RequestGuard)>,
     mut respond: SendResponse<CountedChunk>,
     interim: Rc<StreamInterim>,
     rules: ResponseRules,
@@ -76,6 +75,7 @@ pub(super) async fn serve<B>(
 ) where
     B: ResponseContent<Error: Unpin> + Unpin,
 {
+    let mut handling = pin!(handling);
     let handled = poll_fn(|cx| {
         let polled = handling.as_mut().poll(cx);
         for response in interim.take() {
@@ -90,7 +90,6 @@ pub(super) async fn serve<B>(
         }
     });
     let Some((reply, mut guard)) = handled.await else { return };
-    drop(handling);
     let Reply { mut response, tunnel: protocol, is_stream } = reply;
     guard.responded(is_stream);
     complete_fields(response.headers_mut());

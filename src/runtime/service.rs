@@ -38,8 +38,6 @@ impl<H: Handler> Requests<H> {
     }
 
     /// Hands over a request, and the reply to `finish` with the guard that keeps the connection busy.
-    // The future has kilobytes. Inlined, it is made where hyper or its box keeps it; otherwise each caller copies it.
-    #[inline(always)]
     pub(super) fn handle<T, F>(
         &self,
         request: Request<IncomingBody>,

@@ -90,7 +90,7 @@ where
             }
             PooledConnection::Http2(permit) => {
                 let response = Box::pin(permit.send_request(request().into_http2(), on_interim, watch)).await?;
-                Ok(response.map(ReceivedBody::Http2))
+                Ok(response.map(|body| ReceivedBody::Http2(Box::new(body))))
             }
         }
     }
@@ -100,8 +100,9 @@ where
 pub enum ReceivedBody {
     /// The connection itself reads it.
     Http1,
-    /// A stream of the connection.
-    Http2(StreamBody),
+    /// A stream of the connection. Boxed, or each response would have room for it: it is moved a dozen times on its way to
+    /// the client.
+    Http2(Box<StreamBody>),
 }
 
 /// A response ended before its body was complete.
