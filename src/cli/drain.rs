@@ -190,9 +190,14 @@ fn end(targets: &[BackendName], drains: &[Value], args: &Args) -> ExitCode {
             }
             (Some("deadline"), left) => {
                 let left = if left == 1 { "1 session was".into() } else { format!("{left} sessions were") };
+                let next = match args.then.as_deref() {
+                    Some("ready") => "What is left stays: the backend is ready again",
+                    _ => {
+                        "What is left moves when it returns; if the server stops now, what only the server knows of it is lost"
+                    }
+                };
                 print_error(&format_args!(
-                    "linchpin: {name} was not drained in time: {left} left at the deadline. What is left moves when it \
-                     returns; if the server stops now, what only the server knows of it is lost\n"
+                    "linchpin: {name} was not drained in time: {left} left at the deadline. {next}\n"
                 ));
                 code = ExitCode::from(NOT_DRAINED);
             }
