@@ -31,6 +31,8 @@ pub(super) enum GuardScope {
     Groups(Vec<usize>, Vec<Request>),
     /// All requests to a pool.
     Pool(String),
+    /// Requests to a pool that match one of these.
+    PoolPart(String, Vec<Request>),
     /// All requests of these routes.
     Routes(Vec<usize>),
 }

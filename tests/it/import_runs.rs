@@ -343,14 +343,15 @@ async fn what_a_source_refuses_below_a_path_is_refused_and_the_rest_is_served() 
             "haproxy.cfg",
             format!(
                 "frontend f\n mode http\n bind :80\n http-request deny if {{ path_beg /secret/ }}\n acl office src 192.0.2.0/24\n \
-                 http-request deny if {{ path_beg /admin/ }} !office\n default_backend b\nbackend b\n server a {address}\n"
+                 http-request deny if {{ path_beg /admin/ }} !office\n use_backend b if {{ hdr(host) a.example }}\n \
+                 default_backend b\nbackend b\n http-request deny if {{ path_beg /inner/ }}\n server a {address}\n"
             ),
         ),
         (
             "nginx.conf",
             format!(
                 "server {{ listen 80; location / {{ proxy_pass http://{address}; }} location /secret/ {{ return 403; }} location \
-                 /admin/ {{ allow 192.0.2.0/24; deny all; }} }}"
+                 /admin/ {{ allow 192.0.2.0/24; deny all; }} location /inner/ {{ internal; }} }}"
             ),
         ),
     ];

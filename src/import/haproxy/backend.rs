@@ -211,10 +211,7 @@ impl<'p> BackendReader<'p> {
 
     pub(super) fn finish(mut self, out: &mut Output) -> Pool {
         for (statement, why) in std::mem::take(&mut self.guards) {
-            let place = GuardScope::Pool(self.pool.name().to_owned());
-            let listed = rules::addresses(statement, self.acls).filter(|(area, _)| *area == Condition::always());
-            let kind = listed.map_or(Restriction::Lost, |(_, lists)| Restriction::Lists(lists));
-            out.guard(Guard { place, line: statement.line, text: statement.text.clone(), why: why.into(), kind });
+            self.guard(statement, why, out);
         }
         if self.is_limited {
             // Without `timeout queue`, HAProxy takes `timeout connect`.
@@ -248,6 +245,25 @@ impl<'p> BackendReader<'p> {
             self.pool.health.share_time("timeout", time, limits, statement.line, &statement.text);
         }
         self.pool
+    }
+
+    /// Adds an access restriction of the requests to this pool.
+    fn guard(&self, statement: &Statement, why: &'static str, out: &mut Output) {
+        let (line, name) = (statement.line, self.pool.name().to_owned());
+        let guard = |place, kind| Guard { place, line, text: statement.text.clone(), why: why.into(), kind };
+        match rules::addresses(statement, self.acls) {
+            Some((area, lists)) if area == Condition::always() => {
+                out.guard(guard(GuardScope::Pool(name), Restriction::Lists(lists)));
+            }
+            Some((area, lists)) => {
+                let place = GuardScope::PoolPart(name, area.routes());
+                out.guard(guard(place.clone(), Restriction::Lists(lists)));
+                if self.acls.has_wider_paths(rules::split(statement.from(1)).1.words) {
+                    out.guard(guard(place, Restriction::Names));
+                }
+            }
+            None => out.guard(guard(GuardScope::Pool(name), Restriction::Lost)),
+        }
     }
 
     /// Keeps a change to a field for all routes to this pool.

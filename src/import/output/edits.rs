@@ -35,7 +35,7 @@ impl Output {
             let all = self.routes.iter().enumerate();
             let ids: Vec<usize> = match &scope {
                 GuardScope::Routes(ids) => ids.clone(),
-                GuardScope::Pool(name) => {
+                GuardScope::Pool(name) | GuardScope::PoolPart(name, _) => {
                     all.filter(|(_, route)| route.pool() == Some(name)).map(|(id, _)| id).collect()
                 }
                 GuardScope::Groups(groups, _) => {

@@ -16,9 +16,13 @@ impl Output {
     pub(super) fn disable_guarded(&mut self) {
         let is_of_names = |guard: &Guard| matches!(guard.kind, Restriction::Names);
         let (names, guards): (Vec<_>, Vec<_>) = std::mem::take(&mut self.guards).into_iter().partition(is_of_names);
-        for guard in guards {
+        // Lists divide routes, so that others disable no more than they have to.
+        let is_list = |guard: &Guard| matches!(guard.kind, Restriction::Lists(_));
+        let (lists, others): (Vec<_>, Vec<_>) = guards.into_iter().partition(is_list);
+        for guard in lists.into_iter().chain(others) {
             let ids = self.guarded(&guard.place);
-            let is_list = matches!(guard.kind, Restriction::Lists(_)) && matches!(guard.place, GuardScope::Groups(..));
+            let is_list = matches!(guard.kind, Restriction::Lists(_))
+                && matches!(guard.place, GuardScope::Groups(..) | GuardScope::PoolPart(..));
             if ids.is_empty() && is_list && !self.routes.is_empty() {
                 self.unrouted.unneeded(guard.line, &guard.text, "no route serves these requests");
                 continue;
@@ -67,14 +71,19 @@ impl Output {
     /// Writes lists of addresses into these routes; a route that also has other requests is divided. Returns false if that
     /// would not be what the source had.
     fn list_addresses(&mut self, ids: &[usize], guard: &Guard, lists: &AddressLists) -> bool {
-        let GuardScope::Groups(groups, requests) = &guard.place else { return self.list_on(ids, lists) };
-        let requests: Vec<_> = requests.iter().map(|request| (request, self.has_own(request, groups))).collect();
+        let (groups, requests) = match &guard.place {
+            GuardScope::Groups(groups, requests) => (Some(groups), requests),
+            GuardScope::PoolPart(_, requests) => (None, requests),
+            GuardScope::Pool(_) | GuardScope::Routes(_) => return self.list_on(ids, lists),
+        };
+        let areas = self.areas(requests);
         let mut parts: Vec<(usize, Request, Vec<usize>)> = Vec::new();
         for id in ids {
             let route = &self.routes[*id];
-            let at: Vec<usize> = route.groups.iter().copied().filter(|group| groups.contains(group)).collect();
-            for (request, _) in requests.iter().filter(|(request, has_own)| meets(route, request, *has_own)) {
-                match route.request.and(request) {
+            let is_in = |group: &usize| groups.is_none_or(|groups| groups.contains(group));
+            let at: Vec<usize> = route.groups.iter().copied().filter(is_in).collect();
+            for area in areas.iter().filter(|area| area.meets(route, &at)) {
+                match route.request.and(area.request) {
                     Some(part) if !parts.iter().any(|(known, other, _)| known == id && *other == part) => {
                         parts.push((*id, part, at.clone()));
                     }
@@ -106,7 +115,7 @@ impl Output {
                 route.groups.retain(|group| !new.groups.contains(group));
             }
             new.restrict(lists);
-            new.table.unneeded(guard.line, &guard.text, "a route of its own, as the rest of these requests is served");
+            new.table.unneeded(guard.line, &guard.text, "this gives these requests a route of their own");
             self.routes.push(new);
         }
         true
@@ -140,24 +149,30 @@ impl Output {
         match place {
             GuardScope::Routes(ids) => all.filter(|(id, _)| ids.contains(id)).map(|(id, _)| id).collect(),
             GuardScope::Pool(name) => all.filter(|(_, route)| route.pool() == Some(name)).map(|(id, _)| id).collect(),
+            GuardScope::PoolPart(name, requests) => {
+                let areas = self.areas(requests);
+                let meets = |route: &Route| areas.iter().any(|area| area.meets(route, &route.groups));
+                all.filter(|(_, route)| route.pool() == Some(name) && meets(route)).map(|(id, _)| id).collect()
+            }
             GuardScope::Groups(groups, requests) => {
-                let is_at = |route: &Route| route.groups.iter().any(|group| groups.contains(group));
-                let requests: Vec<_> =
-                    requests.iter().map(|request| (request, self.has_own(request, groups))).collect();
-                let meets = |route: &Route| requests.iter().any(|(request, has_own)| meets(route, request, *has_own));
-                all.filter(|(_, route)| is_at(route) && meets(route)).map(|(id, _)| id).collect()
+                let areas = self.areas(requests);
+                let meets = |route: &Route| {
+                    let at: Vec<usize> = route.groups.iter().copied().filter(|group| groups.contains(group)).collect();
+                    !at.is_empty() && areas.iter().any(|area| area.meets(route, &at))
+                };
+                all.filter(|(_, route)| meets(route)).map(|(id, _)| id).collect()
             }
         }
     }
 
-    /// Returns whether some route is for exactly these requests.
-    fn has_own(&self, request: &Request, groups: &[usize]) -> bool {
-        self.routes.iter().any(|route| {
-            route.request.prefix == request.prefix
-                && route.request.secure.is_none()
-                && (route.request.hosts.is_empty() || route.request.hosts == request.hosts)
-                && groups.iter().all(|group| route.groups.contains(group))
-        })
+    /// Returns these requests, each with the routes that are for exactly its path.
+    fn areas<'g>(&self, requests: &'g [Request]) -> Vec<Area<'g>> {
+        let own = |request: &Request| {
+            let is_own = |route: &&Route| route.request.prefix == request.prefix && route.request.secure.is_none();
+            let own = self.routes.iter().filter(is_own);
+            own.map(|route| (route.request.hosts.clone(), route.groups.clone())).collect()
+        };
+        requests.iter().map(|request| Area { request, own: own(request) }).collect()
     }
 
     /// Disables the routes that would bypass the restriction of these routes.
@@ -185,9 +200,29 @@ impl Output {
     }
 }
 
-/// Returns whether some of the requests match this route, and no more specific one.
-fn meets(route: &Route, request: &Request, has_own: bool) -> bool {
-    let is_below_it = is_below(&route.request.prefix, &request.prefix);
-    let is_above_it = is_below(&request.prefix, &route.request.prefix);
-    route.request.shares_a_host(&request.hosts) && (is_below_it || (is_above_it && !has_own))
+/// Requests that are restricted, and the hosts and listener groups of each route for exactly their path.
+struct Area<'g> {
+    request: &'g Request,
+    own: Vec<(Vec<String>, Vec<usize>)>,
+}
+
+impl Area<'_> {
+    /// Returns whether some of the requests at these listener groups match this route, and no more specific one.
+    fn meets(&self, route: &Route, at: &[usize]) -> bool {
+        let is_below_it = is_below(&route.request.prefix, &self.request.prefix);
+        let is_above_it = is_below(&self.request.prefix, &route.request.prefix);
+        route.request.shares_a_host(&self.request.hosts) && (is_below_it || (is_above_it && !self.has_own(route, at)))
+    }
+
+    /// Returns whether routes of their own have all of the requests that would match this one. Hosts go before paths: a
+    /// route for every host has none of the requests of one for some.
+    fn has_own(&self, route: &Route, at: &[usize]) -> bool {
+        let mut own = self.own.iter().filter(|(_, groups)| at.iter().all(|group| groups.contains(group)));
+        let Some(part) = route.request.and(self.request) else { return false };
+        match (route.request.hosts.is_empty(), part.hosts.is_empty()) {
+            (true, true) => own.any(|(hosts, _)| hosts.is_empty()),
+            (true, false) if own.clone().any(|(hosts, _)| hosts.is_empty()) => true,
+            _ => part.hosts.iter().all(|host| own.clone().any(|(hosts, _)| hosts.contains(host))),
+        }
+    }
 }
