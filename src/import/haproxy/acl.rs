@@ -96,7 +96,10 @@ impl Acls {
     /// list. `None` if it is anything else.
     pub(super) fn addresses(&self, words: &[String], is_unless: bool) -> Option<(Condition, bool, Vec<IpNet>)> {
         if words.iter().any(|word| word == "or" || word == "||") {
-            return None;
+            return self
+                .any_address(words)
+                .filter(|_| is_unless)
+                .map(|networks| (Condition::always(), false, networks));
         }
         let (mut rest, mut found, mut names) = (Condition::always(), None, Vec::new());
         let mut words = words;
@@ -121,10 +124,13 @@ impl Acls {
             terms += 1;
             if tests.iter().all(|test| test.first().is_some_and(|word| word == "src")) {
                 let networks: Option<Vec<Vec<IpNet>>> = tests.iter().map(|test| networks(test)).collect();
-                let known = found.replace((!is_not, networks?.concat()));
-                if known.is_some() {
-                    return None;
-                }
+                let networks = networks?.concat();
+                found = match found {
+                    None => Some((!is_not, networks)),
+                    // Who is in neither list is in none of both together.
+                    Some((false, known)) if is_not => Some((false, [known, networks].concat())),
+                    Some(_) => return None,
+                };
             } else {
                 let mut all = tests.iter().map(|one| test(one).ok());
                 let first = all.next()??;
@@ -153,6 +159,19 @@ impl Acls {
         let inline = words.split(|word| word.ends_with('{') || word == "}").any(is_wider);
         let named = words.iter().filter_map(|word| self.tests.get(word.trim_start_matches('!')));
         inline || named.flatten().any(|test| is_wider(test))
+    }
+
+    /// Returns the networks of a condition that is alternatives of addresses alone.
+    fn any_address(&self, words: &[String]) -> Option<Vec<IpNet>> {
+        let mut all = Vec::new();
+        for alternative in words.split(|word| word == "or" || word == "||") {
+            let (rest, is_in, networks) = self.addresses(alternative, false)?;
+            if rest != Condition::always() || !is_in {
+                return None;
+            }
+            all.extend(networks);
+        }
+        Some(all)
     }
 
     /// Returns the words of the test that a condition consists of; `None` if it is more.
