@@ -9,8 +9,12 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::subject;
 
-/// A certificate that expires in fewer days than this gets a warning.
-pub const SOON_DAYS: i64 = 30;
+/// A certificate that expires in fewer days than this gets a warning, if that is no more than a fifth of its lifetime:
+/// one of a week is renewed when two days are left, and needs no warning before.
+const SOON_DAYS: i64 = 30;
+
+/// The part of its lifetime at whose end a certificate expires soon: one in so many.
+const SOON_PART: i64 = 5;
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -32,9 +36,9 @@ pub struct Certificate {
 pub enum Validity {
     /// It becomes valid in this many days, rounded up.
     NotYet(i64),
-    /// It is valid for [`SOON_DAYS`] or longer.
+    /// It is valid for 30 days, or for a fifth of its lifetime, or longer.
     Good,
-    /// It expires in this many whole days, fewer than [`SOON_DAYS`].
+    /// It expires in this many whole days, before that.
     Soon(i64),
     /// It expired this many whole days ago.
     Expired(i64),
@@ -72,10 +76,8 @@ impl Certificate {
         } else if self.not_before > now_seconds {
             Validity::NotYet((self.not_before - now_seconds).div_euclid(DAY) + 1)
         } else {
-            match self.days_left(now) {
-                days if days < SOON_DAYS => Validity::Soon(days),
-                _ => Validity::Good,
-            }
+            let soon = (SOON_DAYS * DAY).min((self.not_after - self.not_before) / SOON_PART);
+            if self.not_after - now_seconds < soon { Validity::Soon(self.days_left(now)) } else { Validity::Good }
         }
     }
 }

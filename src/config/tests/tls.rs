@@ -128,12 +128,13 @@ fn what_is_odd_about_a_certificate_is_a_warning_and_what_cannot_be_used_an_error
     let mismatch = Issued { key: authority.issue(&["x"]).key, ..lasting(&authority, -1, 90) };
     let unnamed = authority.issue_with(&["app.example"], |params| params.subject_alt_names.clear());
     type Expected = Option<(Severity, usize, &'static str)>;
-    let cases: [(Issued, Expected); 11] = [
+    let cases: [(Issued, Expected); 12] = [
         (lasting(&authority, -1, 30), None),
         (chained(&good, &authority.pem()), None),
-        (lasting(&authority, -1, 29), Some((Warning, 4, "the certificate for \"app.example\" expires in 29 days"))),
-        (lasting(&authority, -1, 1), Some((Warning, 4, "the certificate for \"app.example\" expires in 1 day"))),
-        (lasting(&authority, -1, 0), Some((Warning, 4, "the certificate for \"app.example\" expires within a day"))),
+        (lasting(&authority, -1, 29), None),
+        (lasting(&authority, -200, 29), Some((Warning, 4, "the certificate for \"app.example\" expires in 29 days"))),
+        (lasting(&authority, -9, 1), Some((Warning, 4, "the certificate for \"app.example\" expires in 1 day"))),
+        (lasting(&authority, -9, 0), Some((Warning, 4, "the certificate for \"app.example\" expires within a day"))),
         (
             lasting(&authority, -9, -1),
             Some((Warning, 4, "the certificate for \"app.example\" EXPIRED today: clients and backends reject it")),
