@@ -2,6 +2,7 @@
 //! Invariant: everything that can fail at start fails before the first client is accepted.
 //! Must not know: how requests are served, or the command line.
 
+mod acme;
 mod acquire;
 mod admin_server;
 mod compose;
@@ -56,14 +57,15 @@ use crate::proxy::error::Unserved;
 use crate::proxy::{Proxy, replay};
 use crate::runtime::listeners::Acquisition;
 use crate::runtime::workers::WorkerContext;
-use crate::runtime::{ListenerTransport, Listeners, StopHandle, Workers, descriptors};
+use crate::runtime::{ListenerTransport, Listeners, StopHandle, Workers};
 use crate::telemetry::metrics::Labels;
 use crate::telemetry::{AccessLog, Metrics, Reopen};
 use crate::tls::reload::WatchedCertificates;
 use crate::upstream::Fact;
+use acme::Certificates;
 use compose::Composer;
 use control::{Control, ControlParts};
-use descriptor_limit::fit_to_descriptor_limit;
+use descriptor_limit::{fit_to_descriptor_limit, report_descriptor_limit};
 use discovery::Sources;
 use listeners::listener_info;
 use older::{OlderLink, OlderProcesses};
@@ -135,16 +137,11 @@ impl App {
         let threads = plan.server.threads();
         let log = AccessLog::open(&plan.log.access, &plan.log.layout).map_err(StartError::Log)?;
         let metrics = Arc::new(Metrics::new(threads, LABELS, Arc::clone(log.dropped())));
-        let tls = TlsSetup::open(&plan).map_err(StartError::Tls)?;
+        let certificates = Certificates::default();
+        let tls = TlsSetup::open(&plan, certificates.challenges.tls()).map_err(StartError::Tls)?;
         let ((server, admin_connections), replay_memory) = (fit_to_descriptor_limit(&plan), plan.replay_memory);
 
-        if server.max_connections < plan.server.max_connections {
-            tracing::info!(
-                max_connections = server.max_connections,
-                limit = descriptors::soft_limit(),
-                "limiting client connections to what the limit on open descriptors allows; raise LimitNOFILE for more"
-            );
-        }
+        report_descriptor_limit(&server, &plan);
 
         let (mut listeners, inboxes) = Listeners::new(&server, threads);
         let inherited = sockets.iter().map(|inherited| inherited.address.clone()).collect();
@@ -163,6 +160,7 @@ impl App {
         let waits = plan.pools.iter().any(|pool| !pool.discover.is_empty());
         let phase = Arc::new(watch::Sender::new(if waits { Phase::Starting } else { Phase::Ready }));
         let mut composer = Composer::new(plan, tls.accesses.clone(), ids, threads, Arc::clone(&metrics), &events);
+        composer.answer_challenges(certificates.challenges.http());
         if let Some(predecessor) = &mut predecessor {
             composer.inherit(std::mem::take(&mut predecessor.pools), predecessor.random_key());
         }
@@ -197,6 +195,7 @@ impl App {
             metrics,
             phase: phase.subscribe(),
             certificates: WatchedCertificates::new(tls.watched()),
+            renewals: certificates.statuses.clone(),
             reloader: reloader.clone(),
             reloads: ReloadFigures::started(clock::unix()),
             events: events.clone(),
@@ -252,6 +251,7 @@ impl App {
             sources,
             listeners,
             tls,
+            certificates,
             log,
             admin: None,
             waiting: None,

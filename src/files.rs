@@ -113,6 +113,17 @@ pub fn cannot_listen(path: &Path) -> Option<String> {
     }
 }
 
+/// Returns why this user cannot create files in a folder at `path`, which may be missing, as its own folders may be.
+pub fn cannot_fill(path: &Path) -> Option<String> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
+            Some(above) if !above.as_os_str().is_empty() => cannot_fill(above),
+            _ => cannot_make(path),
+        },
+        _ => cannot_make(&path.join("file")),
+    }
+}
+
 /// Returns why this user cannot create a file in the folder of `path`.
 fn cannot_make(path: &Path) -> Option<String> {
     let folder = match path.parent() {

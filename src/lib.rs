@@ -6,6 +6,7 @@
 //! `ARCHITECTURE.md` lists the modules and which may import which; `tests/it/architecture.rs` enforces it.
 //! `docs/tour.md` follows one request through the code.
 
+pub mod acme;
 pub mod admin;
 pub mod affinity;
 pub mod app;

@@ -96,6 +96,8 @@ enum PipelineOutcome {
     UpstreamResponse(UpstreamResponse, NextProtocol),
     /// A redirect; no backend was involved.
     Redirect(Response<()>),
+    /// What an ACME server asks for.
+    Challenge(Bytes),
 }
 
 /// One thread's proxy.
@@ -177,6 +179,7 @@ impl Handler for Proxy {
                     relay::switch(exchange, response)
                 }
                 Ok(PipelineOutcome::Redirect(response)) => relay::redirect(exchange, response),
+                Ok(PipelineOutcome::Challenge(response)) => relay::challenge(exchange, response),
                 Err(error) => relay::refuse(exchange, error),
             }
         })
@@ -220,6 +223,10 @@ async fn serve(
     let host = headers::normalize(head, &view.snapshot().limits)?;
     if has_body {
         headers::check_transfer_coding(&head.headers)?;
+    }
+    let challenges = view.snapshot().challenges.as_ref();
+    if let Some(response) = challenges.and_then(|challenges| challenges.response(head.uri.path())) {
+        return Ok(PipelineOutcome::Challenge(response));
     }
     let client = exchange.client();
     if let Some(redirect) = client.redirect_to_tls(exchange.identity()) {

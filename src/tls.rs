@@ -3,6 +3,7 @@
 //! Must not know: HTTP, listeners, pools.
 
 pub mod certificate;
+pub mod challenge;
 pub mod client;
 mod insecure;
 pub mod inspect;
@@ -14,6 +15,7 @@ mod sni;
 mod subject;
 
 pub use certificate::Certificate;
+pub use challenge::ChallengeCertificates;
 pub use client::Connector;
 pub use pem::{CertificateFiles, Error};
 pub use server::Acceptor;

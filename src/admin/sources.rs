@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::pool_entry::PoolEntry;
 use super::reload::{ReloadFigures, Reloader};
 use super::trends::Trends;
+use crate::acme::Statuses;
 use crate::events::Events;
 use crate::telemetry::Metrics;
 use crate::tls::reload::WatchedCertificates;
@@ -26,6 +27,8 @@ pub struct StatusSources {
     pub phase: watch::Receiver<Phase>,
     /// Certificates and when they expire.
     pub certificates: WatchedCertificates,
+    /// Certificates from ACME servers.
+    pub renewals: Statuses,
     /// Requests reloads.
     pub reloader: Reloader,
     /// What came of them.

@@ -101,6 +101,7 @@ fn server() -> TestServer {
         pools: Arc::new(ArcSwap::from_pointee(vec![entry])),
         metrics,
         certificates: WatchedCertificates::default(),
+        renewals: crate::acme::Statuses::default(),
         phase: receiver,
         reloader: Reloader::new().0,
         reloads: ReloadFigures::started(Duration::from_secs(7)),

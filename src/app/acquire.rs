@@ -96,8 +96,10 @@ async fn open_tls(running: &Running, next: &Plan) -> Result<TlsSetup, (String, S
     let (tls, plan) = (running.tls.clone(), running.composer.plan());
     let (known_listeners, known_pools) = (plan.listeners.clone(), plan.pools.clone());
     let (listeners, pools) = (next.listeners.clone(), next.pools.clone());
+    let challenges = running.certificates.challenges.tls().clone();
     let opening =
-        tokio::task::spawn_blocking(move || tls.next(&known_listeners, &known_pools, &listeners, &pools)).await;
+        tokio::task::spawn_blocking(move || tls.next(&known_listeners, &known_pools, &listeners, &pools, &challenges))
+            .await;
     match opening {
         Ok(opened) => opened.map_err(|error| (error.to_string(), error.remedy().to_string())),
         Err(error) => Err((format!("cannot read the certificates: {error}"), "try again".into())),

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::acme::HttpChallenges;
 use crate::affinity::pin_names::PinNames;
 use crate::affinity::seal::SealingKey;
 use crate::affinity::{self, Affinity, Carrier, KeyRing, SessionTables, learned};
@@ -54,6 +55,8 @@ pub(super) struct Composer {
     unexported: Option<(otlp::Settings, SpanReceiver)>,
     /// The limits on passwords, and each client's recent failures, if a route asks for passwords.
     password_checks: Option<Arc<PasswordChecks>>,
+    /// The responses to ACME servers that validate names.
+    challenges: HttpChallenges,
 }
 
 /// A pool's persistence, and the settings and keys that it was made of.
@@ -88,7 +91,13 @@ impl Composer {
             spans: None,
             unexported: None,
             password_checks: None,
+            challenges: HttpChallenges::default(),
         }
+    }
+
+    /// Answers ACME servers by `challenges`, if a listener has its certificates from one.
+    pub(super) fn answer_challenges(&mut self, challenges: &HttpChallenges) {
+        self.challenges = challenges.clone();
     }
 
     /// Begins with what another process has handed over: the state of its backends, and the key that it had made.
@@ -254,6 +263,7 @@ impl Composer {
             limiter: self.limiter.as_ref().map(|(_, limiter)| Arc::clone(limiter)),
             password_checks: self.password_checks.clone(),
             tracer,
+            challenges: (!self.plan.acme.is_empty()).then(|| self.challenges.clone()),
             unrouted: self.metrics.series("", ""),
             limited: Arc::clone(self.metrics.limited()),
             denied: Arc::clone(self.metrics.denied()),

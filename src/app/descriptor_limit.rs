@@ -16,3 +16,14 @@ pub(super) fn fit_to_descriptor_limit(plan: &Plan) -> (runtime::Settings, usize)
     let max_connections = plan.server.max_connections.min(budget.clients);
     (runtime::Settings { max_connections, ..plan.server.clone() }, budget.admin)
 }
+
+/// Reports that `fitted` allows fewer client connections than the plan.
+pub(super) fn report_descriptor_limit(fitted: &runtime::Settings, plan: &Plan) {
+    if fitted.max_connections < plan.server.max_connections {
+        tracing::info!(
+            max_connections = fitted.max_connections,
+            limit = descriptors::soft_limit(),
+            "limiting client connections to what the limit on open descriptors allows; raise LimitNOFILE for more"
+        );
+    }
+}

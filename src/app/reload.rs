@@ -290,4 +290,5 @@ async fn apply(running: &mut Running, next: Plan, acquired: Acquired) {
     running.update_stores();
     running.update_following();
     running.update_addresses();
+    running.certificates.update(&running.composer.plan().acme, &running.facts.events).await;
 }

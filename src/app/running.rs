@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::task::AbortHandle;
 
+use super::acme::Certificates;
 use super::admin_server::AdminServer;
 use super::compose::Composer;
 use super::discovery::{Sources, announce};
@@ -48,6 +49,7 @@ pub(super) struct Running {
     pub(super) sources: Sources,
     pub(super) listeners: Listeners<ListenerInfo>,
     pub(super) tls: TlsSetup,
+    pub(super) certificates: Certificates,
     pub(super) log: AccessLog,
     pub(super) admin: Option<AdminServer>,
     /// Where it waits for its successor.
@@ -111,6 +113,7 @@ impl Running {
         self.update_stores();
         self.update_following();
         self.update_addresses();
+        self.certificates.begin(&self.composer.plan().acme, &self.facts.events);
     }
 
     /// Begins to carry out drains. A process that takes over has not counted the sessions of its backends before it

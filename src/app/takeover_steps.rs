@@ -34,6 +34,7 @@ impl Running {
             }
             Demand::Leave(next, reply) => {
                 self.leave(next).await;
+                self.certificates.end().await;
                 let _ = reply.send(());
             }
             Demand::GiveBack(reply) => {

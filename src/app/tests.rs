@@ -16,6 +16,7 @@ use crate::handler::{Abandoned, Handler, HeadFault, IncomingBody, Interim, Peer,
 use crate::proxy::client::{Client, ListenerInfo};
 use crate::proxy::relay::ResponseBody;
 use crate::telemetry;
+use crate::tls::ChallengeCertificates;
 
 /// The proxy, but for a path at which it panics.
 struct Panics(Rc<Proxy>);
@@ -70,7 +71,7 @@ fn start(log: &Path, backend: SocketAddr) -> RunningThreads {
     let (plan, _) = config::parse(&text, Path::new("test.toml")).unwrap();
     let log = AccessLog::open(&plan.log.access, &plan.log.layout).unwrap();
     let metrics = Arc::new(Metrics::new(1, LABELS, Arc::clone(log.dropped())));
-    let tls = TlsSetup::open(&plan).unwrap();
+    let tls = TlsSetup::open(&plan, &ChallengeCertificates::default()).unwrap();
     let (mut listeners, inboxes) = Listeners::new(&plan.server, 1);
     let acquired = listeners.acquire(&plan.listeners, Acquisition::Start).unwrap();
     acquired.listen().unwrap();

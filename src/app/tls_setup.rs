@@ -8,7 +8,7 @@ use crate::config::{Plan, PoolPlan};
 use crate::copies::fields::SAVE;
 use crate::runtime::ListenerSettings;
 use crate::tls::reload::Reload;
-use crate::tls::{self, Acceptor, Connector};
+use crate::tls::{self, Acceptor, ChallengeCertificates, Connector};
 use crate::upstream::{self, Access};
 
 /// All TLS acceptors and connectors.
@@ -21,9 +21,9 @@ pub(super) struct TlsSetup {
 }
 
 impl TlsSetup {
-    /// Opens everything in `plan`.
-    pub(super) fn open(plan: &Plan) -> Result<TlsSetup, tls::Error> {
-        TlsSetup::default().next(&[], &[], &plan.listeners, &plan.pools)
+    /// Opens everything in `plan`. ACME servers are answered by `challenges`.
+    pub(super) fn open(plan: &Plan, challenges: &ChallengeCertificates) -> Result<TlsSetup, tls::Error> {
+        TlsSetup::default().next(&[], &[], &plan.listeners, &plan.pools, challenges)
     }
 
     /// Opens what these listeners and pools need, and keeps what those of before have with the same name and settings:
@@ -34,6 +34,7 @@ impl TlsSetup {
         known_pools: &[PoolPlan],
         listeners: &[ListenerSettings],
         pools: &[PoolPlan],
+        challenges: &ChallengeCertificates,
     ) -> Result<TlsSetup, tls::Error> {
         let acceptor = |listener: &ListenerSettings| {
             let Some(settings) = &listener.tls else { return Ok(None) };
@@ -41,7 +42,10 @@ impl TlsSetup {
             let known = known_listeners.iter().position(|known| is_same(&known));
             match known.and_then(|at| self.acceptors.get(at)?.clone()) {
                 Some(acceptor) => Ok(Some(acceptor)),
-                None => Acceptor::open(&listener.name, settings).map(|acceptor| Some(Arc::new(acceptor))),
+                None => {
+                    let opened = Acceptor::open(&listener.name, settings)?;
+                    Ok(Some(Arc::new(opened.with_challenges(challenges))))
+                }
             }
         };
         let connector = |pool: &PoolPlan, settings: &upstream::Settings| -> Result<_, tls::Error> {

@@ -378,6 +378,15 @@ fn encryption(draft: &Draft, notes: &Notes<'_>) {
             );
         }
     }
+    if draft.listeners.iter().all(|listener| listener.tls.is_some()) {
+        let drafts = draft.listeners.iter().filter_map(|listener| listener.tls.as_ref()?.acme.as_ref());
+        for span in drafts.filter_map(|acme| acme.http01.as_ref()) {
+            let problem = "\"http-01\" arrives without TLS on port 80, and every listener in this file speaks TLS";
+            let remedy =
+                "add [[listeners]] for port 80, which may have `redirect_https`, or write \"tls-alpn-01\" alone";
+            notes.warn(span, problem, remedy);
+        }
+    }
     let nameless =
         |pool: &&PoolDraft| pool.upstream.tls.as_ref().is_some_and(|tls| tls.verify && tls.server_name.is_none());
     for pool in draft.pools.iter().filter(nameless) {

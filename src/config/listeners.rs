@@ -7,6 +7,7 @@ use super::names::{name, network};
 use super::reader::{Spanned, Table};
 use super::tls::{self, ListenerTls};
 use super::values::{flag, word};
+use crate::acme;
 use crate::net::Address;
 use crate::runtime::ListenerSettings;
 use http::HeaderName;
@@ -42,6 +43,12 @@ impl ListenerDraft {
     /// Whether it may receive requests by https, or without. A trusted proxy states the scheme of each request.
     pub(super) fn may_receive(&self, by_https: bool) -> bool {
         self.tls.is_some() == by_https || !self.trusted_proxies.is_empty()
+    }
+
+    /// Returns how it obtains certificates, if it does. `has_plain` is whether any listener has no TLS.
+    pub(super) fn acme(&self, has_plain: bool) -> Option<acme::Settings> {
+        let draft = self.tls.as_ref()?.acme.as_ref()?;
+        draft.settings(self.settings()?.name, has_plain)
     }
 
     pub(super) fn settings(&self) -> Option<ListenerSettings> {

@@ -15,7 +15,7 @@ use super::routes::RouteDraft;
 use super::tracing::TracingPlan;
 use crate::affinity::KeyRing;
 use crate::affinity::seal::SealingKey;
-use crate::{admin, affinity, balance, copies, discover, health, pool, proxy, runtime, telemetry, upstream};
+use crate::{acme, admin, affinity, balance, copies, discover, health, pool, proxy, runtime, telemetry, upstream};
 
 /// A configuration that can run.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub struct Plan {
     pub has_random_key: bool,
     /// `[[listeners]]`, at least one.
     pub listeners: Vec<runtime::ListenerSettings>,
+    /// `[listeners.tls.acme]` of each listener that has one.
+    pub acme: Vec<acme::Settings>,
     /// `[[routes]]`; one to the only pool if the file has none.
     pub routes: Vec<proxy::route::Settings>,
     /// `[[pools]]`, at least one.
@@ -131,8 +133,10 @@ impl Draft {
             notes.error(&notes.whole_file(), "the system provides no random numbers for a key", "write [[keys]]");
             return None;
         };
-        let mut listeners = Vec::new();
+        let has_plain = self.listeners.iter().any(|listener| listener.tls.is_none());
+        let (mut listeners, mut acme) = (Vec::new(), Vec::new());
         for listener in self.listeners {
+            acme.extend(listener.acme(has_plain));
             listeners.push(listener.settings()?);
         }
         let pools = self.pools.into_iter().map(PoolDraft::plan).collect::<Option<Vec<_>>>()?;
@@ -153,6 +157,7 @@ impl Draft {
             keys: Arc::new(KeyRing::new(first, keys.collect())),
             has_random_key: self.keys.is_empty(),
             listeners,
+            acme,
             routes,
             pools,
             origin: Arc::new(Origin { path: notes.origin().into(), files: notes.input_files(), text: text.into() }),

@@ -54,6 +54,45 @@ fn key_of_file(table: &Table<'_>, file: &Spanned<String>) -> Option<[u8; KEY_BYT
     None
 }
 
+/// Reads the key of an external account with an authority, from `file` or `env`, in base64.
+pub(super) fn external_key(table: &Table<'_>) -> Option<Vec<u8>> {
+    const REMEDY: &str = "write it as the authority gave it to you, in base64";
+    let (file, env) = (table.spot("file", plain_text), table.spot("env", plain_text));
+    let (text, named_at) = match (file, env) {
+        (Some(file), None) if !table.has("env") => {
+            let path = table.notes().resolve_input(&file.value);
+            let read = read(&path, &file, table).map_err(|error| {
+                let problem = format!("cannot read the key file {}: {error}", shown(&path.to_string_lossy()));
+                table.notes().error(&file.span, problem, "write the key of the authority to it");
+            });
+            (read.ok()?, file)
+        }
+        (None, Some(env)) if !table.has("file") => {
+            let text = variable(&env.value);
+            if text.is_none() {
+                let problem = format!("the environment variable {} is not set", shown(&env.value));
+                table.notes().error(&env.span, problem, "set it to the key of the authority");
+            }
+            (text?, env)
+        }
+        _ if table.has("file") && table.has("env") => {
+            table.notes().error(&table.at("env"), "the key has both `file` and `env`", "keep one of the two");
+            return None;
+        }
+        _ if table.has("file") || table.has("env") => return None,
+        _ => {
+            let problem = "the external account has neither `file` nor `env`, for its key";
+            table.notes().missing(table.span(), problem, "write for example file = \"eab.key\"");
+            return None;
+        }
+    };
+    let key = decode_any(&text).filter(|key| !key.is_empty());
+    if key.is_none() {
+        table.notes().error(&named_at.span, format!("{} contains no key in base64", shown(&named_at.value)), REMEDY);
+    }
+    key
+}
+
 /// Returns the remedy for a secret's file that can't be read. It may be the only copy of the key that seals clients'
 /// pins: only if there is no file does the remedy suggest a new key, and none of its commands overwrites a file.
 fn unreadable(path: &Path, error: &files::Error) -> String {
@@ -159,11 +198,15 @@ fn read_up_to(most: u64, path: &Path, named_at: &Spanned<String>, table: &Table<
 
 /// Decodes standard or URL-safe base64, with or without padding.
 fn decode(text: &str) -> Option<[u8; KEY_BYTES]> {
+    decode_any(text)?.try_into().ok()
+}
+
+fn decode_any(text: &str) -> Option<Vec<u8>> {
     const CONFIG: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     const ENGINE: GeneralPurpose = GeneralPurpose::new(&STANDARD, CONFIG);
     let standard = text.trim().replace('-', "+").replace('_', "/");
-    ENGINE.decode(standard).ok()?.try_into().ok()
+    ENGINE.decode(standard).ok()
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ fn the_full_file_has_every_key_there_is() {
         problem.ends_with("(os error 2)") && (problem.contains("certificate file") || problem.contains("CA file"))
     });
     assert!(
-        tls.len() == 6
+        tls.len() == 7
             && report.errors() >= 11
             && problems[0].starts_with("cannot read the file")
             && problems[1..3].iter().all(|it| it.starts_with("cannot read the token file")),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::acme::{self, AcmeDraft};
 use super::reader::{Spanned, Table};
 use super::values::{Value, YEAR, duration, flag, found, must_be, plain_text, shown, text, word};
 use crate::clock;
@@ -22,6 +23,7 @@ use crate::tls::{CertificateFiles, Error, client, pem, server};
 /// `[listeners.tls]`. A `None` has an error, which is noted, or is not in the file.
 pub(super) struct ListenerTls {
     pub(super) settings: Option<Arc<server::Settings>>,
+    pub(super) acme: Option<AcmeDraft>,
     pub(super) hsts: Option<Duration>,
 }
 
@@ -29,7 +31,8 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerTls {
     let mut named: HashMap<(String, String), usize> = HashMap::new();
     let mut certificates = Vec::new();
     let has_list = table.has("certificates");
-    if table.has("cert") || table.has("key") || !has_list {
+    let acme = table.section("acme", |table| table.is_present().then(|| acme::acme(table)));
+    if table.has("cert") || table.has("key") || !has_list && acme.is_none() {
         certificates.push(named_pair(table, &mut named));
     }
     certificates.extend(table.sections("certificates", |entry| entry_pair(entry)).into_iter().map(
@@ -49,11 +52,13 @@ pub(super) fn listener(table: &Table<'_>) -> ListenerTls {
     let (min_version, http2) = (table.get("min_version", version), table.get("http2", flag));
     let hsts = table.get("hsts", duration(Duration::ZERO..=2 * YEAR));
     let certificates = certificates.into_iter().collect::<Option<Vec<_>>>();
-    let settings = certificates.filter(|all| !all.is_empty() && table.is_present()).map(|certificates| {
-        let min_version = min_version.unwrap_or_default();
-        Arc::new(server::Settings { certificates, min_version, http2: http2.unwrap_or(true), clients })
+    let issued = acme.as_ref().map(AcmeDraft::certificate_files).unwrap_or_default();
+    let is_some = |all: &Vec<_>| (!all.is_empty() || !issued.is_empty()) && table.is_present();
+    let settings = certificates.filter(is_some).map(|certificates| {
+        let (min_version, issued) = (min_version.unwrap_or_default(), issued.clone());
+        Arc::new(server::Settings { certificates, issued, min_version, http2: http2.unwrap_or(true), clients })
     });
-    ListenerTls { settings, hsts }
+    ListenerTls { settings, acme, hsts }
 }
 
 /// Reads `[pools.upstream.tls]`, or `tls = true`. `None` if it has an error, which is noted.

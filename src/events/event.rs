@@ -127,6 +127,21 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// A certificate was obtained from an ACME server, or could not be.
+    Renewal {
+        /// The listener.
+        listener: String,
+        /// The host name.
+        name: String,
+        /// Whether there is a new certificate; if not, the one in use stays.
+        ok: bool,
+        /// Why not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// When it is tried again, in seconds since the Unix epoch.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<u64>,
+    },
     /// A source of backends failed, or works again.
     Discovery {
         /// The pool.
@@ -218,6 +233,7 @@ impl Event {
             Event::Reload { .. } => "reload",
             Event::Store { .. } => "store",
             Event::Certificate { .. } => "certificate",
+            Event::Renewal { .. } => "renewal",
             Event::Discovery { .. } => "discovery",
             Event::Members { .. } => "members",
             Event::Process { .. } => "process",

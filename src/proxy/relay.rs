@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
-use http::header::HeaderMap;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
 use super::attempt::UpstreamResponse;
@@ -114,6 +114,17 @@ pub(super) fn redirect(mut exchange: Box<Exchange>, mut response: Response<()>) 
     apply_to_local_reply(&exchange, response.headers_mut());
     exchange.explain(response.headers_mut());
     let response = response.map(|()| ResponseBody { content: Content::Page(Bytes::new()), exchange: Some(exchange) });
+    Reply { response, tunnel: None, is_stream: false }
+}
+
+/// Makes the reply to an ACME server that validates a name (RFC 8555 §8.3).
+pub(super) fn challenge(mut exchange: Box<Exchange>, response: Bytes) -> Reply<ResponseBody> {
+    let mut response = Response::new(response);
+    exchange.response_started(response.status());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let response = response.map(|page| ResponseBody { content: Content::Page(page), exchange: Some(exchange) });
     Reply { response, tunnel: None, is_stream: false }
 }
 

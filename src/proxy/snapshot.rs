@@ -19,6 +19,7 @@ use super::retry::{self, RetryBudget};
 use super::route::Routes;
 use super::timeouts::Timeouts;
 use super::via::Via;
+use crate::acme::HttpChallenges;
 use crate::affinity::Affinity;
 use crate::affinity::pin_names::PinNames;
 use crate::balance::{self, Balancer};
@@ -45,6 +46,8 @@ pub struct Snapshot {
     pub password_checks: Option<Arc<PasswordChecks>>,
     /// Traces requests, if configured.
     pub tracer: Option<Tracer>,
+    /// The responses to ACME servers that validate names, if a listener has its certificates from one.
+    pub challenges: Option<HttpChallenges>,
     /// Counts requests without a route.
     pub unrouted: Arc<Series>,
     /// Counts requests and connections that reached a limit.

@@ -2,6 +2,7 @@
 //! Invariant: new files affect new connections only; no ticket outlives the authorities that verified its client.
 //! Must not know: listeners, HTTP.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConnection, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::certificate::{Certificate, Validity};
+use super::challenge::ChallengeCertificates;
 use super::parameters::{BUFFER, HTTP2, protocols, provider};
 use super::pem::{CertificateFiles, Error};
 use super::reload::Reload;
@@ -28,8 +30,11 @@ use crate::clock;
 /// `[listeners.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// At least one; clients that ask for any other name get the first.
+    /// Clients that ask for any other name get the first; at least one, unless certificates are issued.
     pub certificates: Vec<CertificateFiles>,
+    /// Files of certificates with their keys that are obtained while Linchpin runs; they may not exist yet. Clients get
+    /// the first if there is no other, and until one is there no handshake succeeds.
+    pub issued: Vec<PathBuf>,
     /// The oldest version to accept.
     pub min_version: Version,
     /// Whether to offer HTTP/2.
@@ -61,16 +66,23 @@ pub struct ClientVerification {
 pub struct Acceptor {
     name: String,
     settings: Settings,
+    /// The names that are being validated, if certificates are issued.
+    challenges: Option<ChallengeCertificates>,
     current: ArcSwap<Current>,
 }
 
 struct Current {
     config: Arc<ServerConfig>,
     certificates: Vec<Certificate>,
+    /// The issued ones that were readable once.
+    issued: HashMap<PathBuf, Pair>,
     /// The certificates that the files contained, to notice when they contain others.
     chains: Vec<Vec<CertificateDer<'static>>>,
     authorities: Vec<CertificateDer<'static>>,
 }
+
+/// A certificate, and its chain with the key.
+type Pair = (Certificate, Arc<CertifiedKey>);
 
 /// The outcome of a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +103,16 @@ impl Acceptor {
     /// # Errors
     /// The first file that can't be used.
     pub fn open(name: &str, settings: &Settings) -> Result<Acceptor, Error> {
-        let material = Material::read(settings)?;
+        let material = Material::read(settings, &HashMap::new())?;
         let current = ArcSwap::from_pointee(material.build(settings, tickets()?)?);
-        Ok(Acceptor { name: name.into(), settings: settings.clone(), current })
+        Ok(Acceptor { name: name.into(), settings: settings.clone(), challenges: None, current })
+    }
+
+    /// Answers an ACME server that validates a name, if certificates are issued for this listener.
+    #[must_use]
+    pub fn with_challenges(self, challenges: &ChallengeCertificates) -> Acceptor {
+        let challenges = (!self.settings.issued.is_empty()).then(|| challenges.clone());
+        Acceptor { challenges, ..self }
     }
 
     /// Returns the configuration for a new connection.
@@ -104,13 +123,30 @@ impl Acceptor {
     /// Performs the handshake. The caller limits the time: the client decides how long it takes.
     ///
     /// # Errors
-    /// If the connection breaks, the client supports nothing that is offered, or its certificate fails verification.
+    /// If the connection breaks, the client supports nothing that is offered, or its certificate fails verification; and
+    /// if the client is an ACME server, which wants no more than the handshake.
     pub async fn accept<S>(&self, stream: S) -> io::Result<(TlsStream<S>, HandshakeInfo)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let limited = |connection: &mut ServerConnection| connection.set_buffer_limit(Some(BUFFER));
-        let stream = TlsAcceptor::from(self.config()).accept_with(stream, limited).await?;
+        let stream = match self.challenges.as_ref().filter(|challenges| challenges.is_pending()) {
+            None => TlsAcceptor::from(self.config()).accept_with(stream, limited).await?,
+            Some(challenges) => {
+                let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+                let validating = challenges.config_for(&start.client_hello());
+                match validating {
+                    None => start.into_stream_with(self.config(), limited).await?,
+                    Some(config) => {
+                        start.into_stream_with(config, limited).await?.shutdown().await?;
+                        return Err(io::Error::new(
+                            io::ErrorKind::ConnectionAborted,
+                            "an ACME server validated a name",
+                        ));
+                    }
+                }
+            }
+        };
         let handshake = HandshakeInfo::of(stream.get_ref().1, clock::unix())?;
         Ok((stream, handshake))
     }
@@ -164,12 +200,13 @@ impl Reload for Acceptor {
 
     fn files(&self) -> Vec<PathBuf> {
         let authorities = self.settings.clients.iter().map(|clients| clients.authorities.clone());
-        self.settings.certificates.iter().flat_map(CertificateFiles::paths).chain(authorities).collect()
+        let issued = self.settings.issued.iter().cloned();
+        self.settings.certificates.iter().flat_map(CertificateFiles::paths).chain(issued).chain(authorities).collect()
     }
 
     fn reload(&self) -> Result<bool, Error> {
-        let material = Material::read(&self.settings)?;
         let current = self.load();
+        let material = Material::read(&self.settings, &current.issued)?;
         let is_same_trust = material.authorities == current.authorities;
         if is_same_trust && material.chains().eq(current.chains.iter().map(Vec::as_slice)) {
             return Ok(false);
@@ -187,14 +224,25 @@ impl Reload for Acceptor {
 
 /// The content of all files.
 struct Material {
-    pairs: Vec<(Certificate, Arc<CertifiedKey>)>,
+    pairs: Vec<Pair>,
+    issued: HashMap<PathBuf, Pair>,
     roots: Option<Arc<RootCertStore>>,
     authorities: Vec<CertificateDer<'static>>,
 }
 
 impl Material {
-    fn read(settings: &Settings) -> Result<Material, Error> {
-        let pairs = settings.certificates.iter().map(pem::pair).collect::<Result<_, _>>()?;
+    /// Reads all files. An issued certificate whose file is damaged or gone stays as in `known`: whatever obtains it
+    /// notices, and obtains another one.
+    fn read(settings: &Settings, known: &HashMap<PathBuf, Pair>) -> Result<Material, Error> {
+        let mut pairs = settings.certificates.iter().map(pem::pair).collect::<Result<Vec<_>, _>>()?;
+        let mut issued = HashMap::new();
+        for file in &settings.issued {
+            let read = pem::pair(&CertificateFiles { certificate: file.clone(), key: file.clone() }).ok();
+            if let Some(pair) = read.or_else(|| known.get(file).cloned()) {
+                pairs.push(pair.clone());
+                issued.insert(file.clone(), pair);
+            }
+        }
         let (roots, authorities) = match &settings.clients {
             None => (None, Vec::new()),
             Some(clients) => {
@@ -202,7 +250,7 @@ impl Material {
                 (Some(Arc::new(roots)), authorities)
             }
         };
-        Ok(Material { pairs, roots, authorities })
+        Ok(Material { pairs, issued, roots, authorities })
     }
 
     fn chains(&self) -> impl Iterator<Item = &[CertificateDer<'static>]> {
@@ -229,7 +277,13 @@ impl Material {
         config.ignore_client_order = true;
         let chains = self.chains().map(<[_]>::to_vec).collect();
         let certificates = self.pairs.into_iter().map(|(certificate, _)| certificate).collect();
-        Ok(Current { config: Arc::new(config), certificates, chains, authorities: self.authorities })
+        Ok(Current {
+            config: Arc::new(config),
+            certificates,
+            issued: self.issued,
+            chains,
+            authorities: self.authorities,
+        })
     }
 }
 

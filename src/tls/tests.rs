@@ -4,6 +4,7 @@
 
 pub(crate) mod authority;
 mod files;
+mod issued;
 mod towards_backends;
 mod towards_clients;
 
@@ -54,7 +55,7 @@ impl Drop for Folder {
 }
 
 fn settings(certificates: Vec<CertificateFiles>) -> Settings {
-    Settings { certificates, min_version: Version::default(), http2: true, clients: None }
+    Settings { certificates, issued: Vec::new(), min_version: Version::default(), http2: true, clients: None }
 }
 
 /// A client that trusts one authority, and may have a certificate.

@@ -88,6 +88,22 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "verify sslverifyclient clientauth clientauthtype requireclientcertificate mode",
     ),
     ("listeners.tls.hsts", "stsseconds stricttransportsecurity hstsmaxage"),
+    (
+        "[listeners.tls.acme]",
+        "certresolver certresolvers certificatesresolvers letsencrypt acmeissuer issuer issuers automatichttps autocert",
+    ),
+    ("listeners.tls.acme.names", "domains domain main sans subjects servername hosts hostnames acmecertificate"),
+    ("listeners.tls.acme.agree_to_terms", "acceptterms accepttos tosagreed agreed agree termsofserviceagreed terms"),
+    ("listeners.tls.acme.storage", "statepath acmestorage storagepath certdir acmepath cachedir"),
+    ("listeners.tls.acme.email", "contact contacts acmeemail mail"),
+    ("listeners.tls.acme.directory", "caserver acmeca uri server acmeserver directoryurl"),
+    ("listeners.tls.acme.ca", "cacertificates trustedroots acmecaroot cacert trustedca ssltrustedcertificate"),
+    ("listeners.tls.acme.challenges", "challenge httpchallenge tlschallenge http01 tlsalpn01 challengetype"),
+    ("listeners.tls.acme.profile", "acmeprofile preferredprofile"),
+    ("[listeners.tls.acme.eab]", "externalaccount externalaccountbinding externalaccountkey acmeeab"),
+    ("listeners.tls.acme.eab.key_id", "kid keyid"),
+    ("listeners.tls.acme.eab.file", "hmac hmacencoded mackey hmackey keyfile"),
+    ("listeners.tls.acme.eab.env", ""),
     ("[[listeners.tls.certificates]]", "crtlist certs tlscertificates certificatelist sni"),
     ("listeners.tls.certificates.cert", "crt certificate certfile sslcertificate certificatechain"),
     ("listeners.tls.certificates.key", "keyfile privatekey sslcertificatekey"),
@@ -373,9 +389,9 @@ pub(super) const ADVICE: &[(&str, &str, &str)] = &[
     (ANYWHERE, "root fileserver tryfiles staticfiles", "remove it: Linchpin serves no files; let a backend do it"),
     (
         ANYWHERE,
-        "acme certresolver certresolvers certificatesresolvers letsencrypt ondemandtls",
-        "remove it: Linchpin reads certificates from files, and again when they change; write `cert` and `key` in \
-         [listeners.tls]",
+        "ondemandtls onchallenge dnschallenge dns01",
+        "remove it: Linchpin obtains certificates for the `names` in [listeners.tls.acme], and by no DNS record; for \
+         others, write `cert` and `key` in [listeners.tls]",
     ),
     (
         ANYWHERE,

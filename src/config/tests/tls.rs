@@ -95,6 +95,7 @@ fn tls_arrives_where_it_belongs() {
     let tls = |listener: &runtime::ListenerSettings| listener.tls.as_deref().unwrap().clone();
     let expected = tls::server::Settings {
         certificates: vec![CertificateFiles { certificate: both.clone(), key: both }],
+        issued: Vec::new(),
         min_version: Version::Tls12,
         http2: true,
         clients: None,
@@ -102,6 +103,7 @@ fn tls_arrives_where_it_belongs() {
     assert_eq!((tls(simple), simple.hsts), (expected, Some(Duration::from_secs(365 * 24 * 60 * 60))));
     let expected = tls::server::Settings {
         certificates: vec![first, second],
+        issued: Vec::new(),
         min_version: Version::Tls13,
         http2: false,
         clients: Some(ClientVerification { authorities: ca.clone(), is_required: false }),
