@@ -20,6 +20,7 @@ mod pool_entry;
 mod precondition;
 mod process_view;
 mod reload;
+mod renewals_view;
 mod serve;
 mod sessions_api;
 mod sessions_view;

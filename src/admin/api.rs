@@ -23,7 +23,9 @@ use super::reload::ReloadResult;
 use super::sources::{Phase, StatusSources};
 use super::trends::TrendsQuery;
 use super::view::{ExplainRequest, Status};
-use super::{backend_api, certificates_view, copies_view, dashboard, event_stream, gauges, sessions_api};
+use super::{
+    backend_api, certificates_view, copies_view, dashboard, event_stream, gauges, renewals_view, sessions_api,
+};
 use crate::affinity::explain;
 use crate::clock;
 
@@ -61,6 +63,7 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/trends", get(trends))
         .route("/api/v1/certificates", get(certificates))
+        .route("/api/v1/renewals", get(renewals))
         .route("/api/v1/access", get(access))
         .route("/api/v1/explain", post(explain))
         .route(RELOAD_PATH, post(reload).get(last_reload))
@@ -71,7 +74,7 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
             StatusCode::NOT_FOUND,
             "Not found. The paths are /, /api/v1/status, /api/v1/pools/POOL/backends/BACKEND, …/state, …/weight, …/drain and \
              …/sessions, /api/v1/explain, /api/v1/reload, /api/v1/events, /api/v1/trends, /api/v1/certificates, \
-             /api/v1/access, /api/v1/openapi.json, /metrics, /livez and /readyz.\n",
+             /api/v1/renewals, /api/v1/access, /api/v1/openapi.json, /metrics, /livez and /readyz.\n",
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(rules.clone(), guard::authorize))
@@ -112,6 +115,10 @@ async fn trends(State(api): State<Arc<Api>>, Query(query): Query<TrendsQuery>) -
 
 async fn certificates(State(api): State<Arc<Api>>) -> Response {
     Json(certificates_view::list(&api.facts.certificates)).into_response()
+}
+
+async fn renewals(State(api): State<Arc<Api>>) -> Response {
+    Json(renewals_view::list(&api.facts.renewals)).into_response()
 }
 
 /// What the client may do with what it has shown.

@@ -14,7 +14,7 @@ use super::pool_entry::PoolEntry;
 use super::reload::ReloadFigures;
 use super::sources::StatusSources;
 use super::view::{Drift, effective_weight};
-use super::{certificates_view, copies_view, drain_view, process_view, sessions_view};
+use super::{certificates_view, copies_view, drain_view, process_view, renewals_view, sessions_view};
 use crate::discover::SourceStatus;
 use crate::pool::capacity_queue::WaitFigures;
 use crate::pool::{AdminState, Backend, Health};
@@ -75,6 +75,7 @@ impl Collector for Gauges {
         copies_view::encode(&mut encoder, &entries)?;
 
         certificates_view::encode(&mut encoder, &self.0.certificates)?;
+        renewals_view::encode(&mut encoder, &self.0.renewals)?;
         self.reloads(&mut encoder, &entries)?;
 
         let help = "1 if the process takes requests; 0 while it starts or stops";

@@ -32,7 +32,7 @@ fn file(request: &Seen) -> Reply {
     match request.path() {
         "/" => Reply::new(200, "content-type: text/html\r\n", &read("src/admin/dashboard/page.html")),
         "/api/v1/access" => json(r#"{"may_change":true}"#),
-        "/api/v1/certificates" => json("[]"),
+        "/api/v1/certificates" | "/api/v1/renewals" => json("[]"),
         "/api/v1/reload" => json(r#"{"generation":1,"last":null}"#),
         path if path.starts_with("/api/v1/trends") => json(r#"{"interval":5,"kept":120,"newest":0,"pools":[]}"#),
         path if path.starts_with("/dashboard/") => {

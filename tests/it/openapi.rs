@@ -112,6 +112,7 @@ async fn an_independent_validator_accepts_the_document_and_all_answers() {
         ("GET", "/api/v1/trends", "?after=1", ""),
         ("GET", "/api/v1/trends", "?after=x", ""),
         ("GET", "/api/v1/certificates", "", ""),
+        ("GET", "/api/v1/renewals", "", ""),
         ("GET", "/api/v1/access", "", ""),
         ("GET", "/api/v1/reload", "", ""),
         ("POST", "/api/v1/explain", "", &token),

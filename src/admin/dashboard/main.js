@@ -13,7 +13,7 @@ const PERIOD = 1000, RETRY = 2000;
 // What changes rarely is read again after so many periods, and when an event says that it has changed.
 const RARELY = 30;
 
-let status = null, updated = null, round = 0, timer, certificates = [], reload = null, isStale = true, stream = null, lastEvent = null, isLoggedOut = false, isReading = false, isWaitedFor = false;
+let status = null, updated = null, round = 0, timer, certificates = [], renewals = [], reload = null, isStale = true, stream = null, lastEvent = null, isLoggedOut = false, isReading = false, isWaitedFor = false;
 
 // Reads what is due, shows it, and comes again after a period.
 async function poll() {
@@ -54,12 +54,13 @@ async function look() {
 
 async function readRest() {
   isStale = false;
-  const [access, all, last] = await Promise.all(["access", "certificates", "reload"].map(name => read(`api/v1/${name}`)));
+  const [access, all, obtained, last] = await Promise.all(["access", "certificates", "renewals", "reload"].map(name => read(`api/v1/${name}`)));
   allowActs(access.data.may_change);
   find("read-only").hidden = access.data.may_change;
   certificates = all.data;
+  renewals = obtained.data;
   reload = last.data;
-  panels.certificates(certificates);
+  panels.certificates(certificates, renewals);
   panels.reload(reload);
 }
 
@@ -67,7 +68,7 @@ function show(clock, isNew) {
   pools.show(status, updated, clock, isNew);
   pools.tiles(status, updated);
   trends.forget(updated);
-  const all = problems(status, clock, certificates, reload), bad = all.some(([kind]) => kind === "bad");
+  const all = problems(status, clock, certificates, renewals, reload), bad = all.some(([kind]) => kind === "bad");
   panels.problems(all);
   const lost = status.pools.filter(pool => !pool.available).map(pool => pool.name);
   const word = lost.length ? `✕ no backend: ${lost.join(", ")}` : bad ? "▲ live, with trouble" : status.ready ? "● live" : "not ready";
@@ -84,7 +85,7 @@ async function listen() {
     await follow(lastEvent, stream.signal, (data, id) => {
       lastEvent = id ?? lastEvent;
       panels.event(data);
-      if (["reload", "certificate"].includes(data.kind)) isStale = true;
+      if (["reload", "certificate", "renewal"].includes(data.kind)) isStale = true;
       soon();
     });
   } catch {}

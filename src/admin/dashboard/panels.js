@@ -42,6 +42,7 @@ const EVENTS = {
   reload: e => [e.result === "refused" ? "bad" : "", `Reload (${by(e.by)}): ${e.result}${e.changes ? `, ${plural(e.changes, "key")}: ${e.keys.slice(0, 3).join(", ")}${e.changes > 3 ? ", …" : ""}` : ""}${because(e.reason)}`],
   store: e => [e.ok ? "good" : "bad", `The store of ${e.pool}'s ${e.of} ${e.ok ? "is back" : "is lost"}${because(e.reason)}`],
   certificate: e => [e.ok ? "good" : "bad", `The certificates of ${e.of} ${e.name} ${e.ok ? "were replaced" : "can't be used; the former ones stay in use"}${because(e.reason)}`],
+  renewal: e => [e.ok ? "good" : "warn", `${e.name}: ${e.ok ? "obtained a certificate" : "could not obtain a certificate; the one in use stays"}${because(e.reason)}`],
   discovery: e => [e.ok ? "good" : "warn", `${e.pool}: the source ${e.source} ${e.ok ? "works" : "fails"}${because(e.reason)}`],
   members: e => ["", `${e.pool}: ${plural(e.count, "backend")} ${e.what}: ${e.backends.join(", ")}`],
   process: e => [e.phase === "ready" ? "good" : "warn", { ready: "Linchpin takes requests", stopping: "Linchpin takes no more requests", stalled: "A data-path thread does not respond", broken: "A data-path thread has ended" }[e.phase] ?? e.phase],
@@ -75,11 +76,14 @@ export function reload({ generation, last }) {
     make("ul", { className: "changes" }, ...errors, ...changes, ...more));
 }
 
-export function certificates(all) {
+// Lists the certificates in use, and those that an ACME server has not issued yet.
+export function certificates(all, renewals) {
   const left = ({ days }) => days < 0 ? `expired ${plural(-days, "day")} ago` : plural(days, "day");
   const items = all.map(each => make("li", {},
     make("b", { className: each.days < 14 ? "hot" : "" }, left(each)), ` · ${each.certificate} `, make("span", { className: "faint" }, `${each.kind} ${each.of}, until ${time(each.not_after)}`)));
-  find("certificates").replaceChildren(all.length ? make("ul", { className: "changes" }, ...items) : make("p", { className: "faint" }, "None: no listener and no pool uses TLS with files."));
+  const awaited = renewals.filter(({ not_after }) => not_after === null).map(each => make("li", {},
+    make("b", { className: "hot" }, "none yet"), ` · ${each.name} `, make("span", { className: "faint" }, `listener ${each.listener}, from an ACME server; next attempt ${time(each.next_order)}`)));
+  find("certificates").replaceChildren(all.length + awaited.length ? make("ul", { className: "changes" }, ...awaited, ...items) : make("p", { className: "faint" }, "None: no listener and no pool uses TLS with files."));
 }
 
 // Explains what a client's token holds, and what would happen to it now.

@@ -91,7 +91,7 @@ export const emptySentence = pool => pool.available ? "" : pool.backends.length
   ? "No backend of this pool is available: Linchpin refuses every request." : "This pool has no backends: Linchpin refuses every request.";
 
 // All that is wrong: how bad, where, and what.
-export function problems(status, clock, certificates, reload) {
+export function problems(status, clock, certificates, renewals, reload) {
   const all = [];
   if (!status.ready) all.push(["warn", null, "This process takes no new requests: it starts, stops or is broken. /readyz says which."]);
   for (const pool of status.pools) {
@@ -108,6 +108,10 @@ export function problems(status, clock, certificates, reload) {
   for (const { of, certificate, days } of certificates.filter(({ days }) => days < SOON)) {
     const left = days < 0 ? `expired ${plural(-days, "day")} ago` : `expires in ${plural(days, "day")}`;
     all.push([days < URGENT ? "bad" : "warn", null, `The certificate ${certificate} of ${of} ${left}.`]);
+  }
+  for (const { listener, name, not_after, failures, error } of renewals.filter(({ failures }) => failures > 0)) {
+    const left = not_after > clock ? `the one in use is valid for ${age(not_after - clock)}` : "there is no valid one";
+    all.push([not_after > clock ? "warn" : "bad", null, `${listener}: no new certificate for ${name} after ${plural(failures, "attempt")}, and ${left}: ${error}.`]);
   }
   if (reload?.last?.result === "refused") all.push(["warn", null, `The last reload was refused, and nothing has changed: ${reload.last.errors[0]?.problem ?? "see below"}.`]);
   return all.sort((one, other) => Number(other[0] === "bad") - Number(one[0] === "bad"));
