@@ -9,6 +9,7 @@ mod support;
 mod abuse;
 mod access;
 mod access_log;
+mod acme;
 mod admin_access;
 mod admin_places;
 mod admin_stalled;

@@ -1,5 +1,6 @@
 //! Builders of proxies, backends and clients. No fixed ports, no bare sleeps.
 
+pub mod acme;
 pub mod application;
 #[path = "../../src/tls/tests/authority.rs"]
 pub mod authority;

@@ -38,6 +38,11 @@ impl Dns {
         format!("resolver = [\"127.0.0.1:{}\"]", self.port)
     }
 
+    /// Returns its address.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Starts the server, or restarts it.
     pub async fn restart(&mut self) {
         self.kill().await;
