@@ -177,10 +177,13 @@ impl Attributes {
         }
     }
 
-    /// Adds the version of HTTP: `1.1`, or `2`.
+    /// Adds the version of HTTP. That of HTTP/2 has no minor part.
     fn protocol(&mut self, protocol: Option<&str>) {
-        let version = protocol.map(|protocol| protocol.trim_start_matches("HTTP/").trim_end_matches(".0"));
-        self.optional("network.protocol.version", version.map(|version| if version == "1" { "1.0" } else { version }));
+        let version = match protocol {
+            Some("HTTP/2.0") => Some("2"),
+            other => other.map(|name| name.trim_start_matches("HTTP/")),
+        };
+        self.optional("network.protocol.version", version);
     }
 
     /// Adds the kind of an error; that of a response without another error is its status.
@@ -211,5 +214,46 @@ impl Attributes {
 
     fn push(&mut self, key: &str, value: Value) {
         self.0.push(KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(attributes: Attributes) -> Vec<String> {
+        let shown = attributes.0.into_iter().map(|attribute| match attribute.value.and_then(|value| value.value) {
+            Some(Value::String(text)) => format!("{}={text}", attribute.key),
+            Some(Value::Int(number)) => format!("{}={number}", attribute.key),
+            None => attribute.key,
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_perhaps_a_port() {
+        for (text, expected) in [
+            ("shop.example", &["server.address=shop.example"][..]),
+            ("shop.example:8080", &["server.address=shop.example", "server.port=8080"]),
+            ("10.0.0.1:9001", &["server.address=10.0.0.1", "server.port=9001"]),
+            ("[::1]:9001", &["server.address=::1", "server.port=9001"]),
+            ("[::1]", &["server.address=::1"]),
+            ("unix:/run/a:1", &["server.address=/run/a:1", "network.transport=unix"]),
+            ("a:99999", &["server.address=a:99999"]),
+            ("", &["server.address="]),
+        ] {
+            let mut attributes = Attributes::default();
+            attributes.address(text);
+            assert_eq!(shown(attributes), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn versions_of_http_are_those_of_the_conventions() {
+        for (name, version) in [("HTTP/1.0", "1.0"), ("HTTP/1.1", "1.1"), ("HTTP/2.0", "2")] {
+            let mut attributes = Attributes::default();
+            attributes.protocol(Some(name));
+            assert_eq!(shown(attributes), [format!("network.protocol.version={version}")]);
+        }
     }
 }

@@ -55,3 +55,51 @@ impl SpanQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::spans::SpanPlace;
+    use super::super::trace_ids::{SpanId, TraceId};
+    use super::*;
+
+    #[test]
+    fn a_full_queue_drops_spans_and_counts_them() {
+        let place = SpanPlace { trace: TraceId([1; 16]), span: SpanId([1; 8]), parent: None, state: None };
+        let spans = RequestSpans {
+            place,
+            begun: Duration::ZERO,
+            took: Duration::ZERO,
+            method: "GET".into(),
+            path: "/".into(),
+            is_secure: false,
+            host: "a".into(),
+            client: None,
+            protocol: None,
+            status: None,
+            listener: "l".into(),
+            id: "1".into(),
+            pool: None,
+            backend: None,
+            verdict: "none",
+            cause: None,
+            pinned: None,
+            session: None,
+            error: None,
+            attempts: Vec::new(),
+        };
+        let counters = Arc::<SpanCounters>::default();
+        let (queue, mut receiver) = SpanQueue::new(Arc::clone(&counters));
+        for _ in 0..CAPACITY + 3 {
+            queue.send(spans.clone());
+        }
+        assert_eq!(counters.dropped.load(Ordering::Relaxed), 3);
+        assert_eq!(receiver.try_recv().as_ref(), Ok(&spans));
+        queue.send(spans.clone());
+        assert_eq!(counters.dropped.load(Ordering::Relaxed), 3);
+        drop(receiver);
+        queue.send(spans);
+        assert_eq!(counters.dropped.load(Ordering::Relaxed), 4);
+    }
+}

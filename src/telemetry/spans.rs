@@ -161,3 +161,16 @@ fn text(bytes: &[u8]) -> Box<str> {
         Cow::Owned(text) => text.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_to_fit_whatever_its_bytes_are() {
+        assert_eq!(&*text(b"/a\xff"), "/a\u{fffd}");
+        assert_eq!(text("x".repeat(5000).as_bytes()).len(), MAX_TEXT);
+        let within_a_character = format!("x{}", "é".repeat(1000));
+        assert!(text(within_a_character.as_bytes()).ends_with("é\u{fffd}"));
+    }
+}

@@ -220,18 +220,13 @@ async fn a_collector_that_is_away_costs_spans_and_no_request() {
     collector.answer(Answer::Take);
     until("it took the spans", async || metric(&proxy, "linchpin_trace_spans_exported_total").await == 3).await;
     assert_eq!(lost().await, 7);
-    // It hangs: requests are served as fast as ever, and spans beyond the queue are lost.
+    // It hangs: requests are served as before. A unit test fills the queue.
     collector.answer(Answer::Hang);
     let (before, mut client) = (collector.batches(), proxy.client().await);
     assert_eq!(client.get("/").await.status, 200);
     until("it hangs", async || collector.batches() > before).await;
-    let mut requests = 0;
-    while lost().await == 7 {
-        for _ in 0..500 {
-            assert_eq!(client.get("/").await.status, 200);
-        }
-        requests += 500;
-        assert!(requests < 20_000, "no queue is that long");
+    for _ in 0..100 {
+        assert_eq!(client.get("/").await.status, 200);
     }
     // The end of the process doesn't wait for it for long.
     let begun = Instant::now();
