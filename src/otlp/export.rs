@@ -133,6 +133,7 @@ impl Exporter {
                 Outcome::Refused(why) => return Err(Loss { spans: u64::MAX, why, is_away: false }),
                 Outcome::Later { why, after } => (why, after),
             };
+            self.losses.look(&self.settings, &why);
             failures += 1;
             if failures == ATTEMPTS || self.is_over() {
                 return Err(Loss { spans: u64::MAX, why, is_away: true });
@@ -210,39 +211,47 @@ impl Exporter {
 }
 
 impl Losses {
-    /// Counts what became of a batch, and logs when losses begin and end: also those of a queue that was full.
+    /// Counts what became of a batch.
     fn note(&mut self, settings: &Settings, spans: u64, sent: &Result<(), Loss>) {
         let (lost, why) = match sent {
             Ok(()) => (0, "more requests are traced than it takes"),
             Err(loss) => (loss.spans.min(spans), loss.why.as_str()),
         };
         self.counters.exported.fetch_add(spans - lost, Ordering::Relaxed);
-        let lost_before = self.counters.dropped.fetch_add(lost, Ordering::Relaxed);
-        let dropped = lost_before + lost;
-        let is_more = dropped > self.seen;
-        let before = std::mem::replace(&mut self.seen, dropped);
-        match &mut self.ongoing {
-            None if is_more => {
-                self.ongoing = Some((before, 0));
-                tracing::warn!(
-                    collector = %settings.endpoint,
-                    error = why,
-                    "the collector of traces does not take all spans, so some are lost \
-                     (linchpin_trace_spans_dropped_total counts them); requests are served as before; check the \
-                     collector, and `otlp` and `sample` in [tracing]"
-                );
-            }
-            None => {}
-            Some((_, quiet)) if is_more => *quiet = 0,
-            Some((first, quiet)) => {
-                *quiet += 1;
-                if *quiet == QUIET_BATCHES {
-                    let (collector, lost) = (&settings.endpoint, dropped - *first);
-                    tracing::info!(%collector, lost, "the collector of traces takes all spans again");
-                    self.ongoing = None;
-                }
+        self.counters.dropped.fetch_add(lost, Ordering::Relaxed);
+        if self.look(settings, why) {
+            return;
+        }
+        if let Some((before, quiet)) = &mut self.ongoing {
+            *quiet += 1;
+            if *quiet == QUIET_BATCHES {
+                let (collector, lost) = (&settings.endpoint, self.seen - *before);
+                tracing::info!(%collector, lost, "the collector of traces takes all spans again");
+                self.ongoing = None;
             }
         }
+    }
+
+    /// Looks whether more spans were lost, also those that found the queue full, and logs when that begins. Returns
+    /// whether there are more.
+    fn look(&mut self, settings: &Settings, why: &str) -> bool {
+        let dropped = self.counters.dropped.load(Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.seen, dropped);
+        if dropped <= before {
+            return false;
+        }
+        if self.ongoing.is_none() {
+            tracing::warn!(
+                collector = %settings.endpoint,
+                error = why,
+                "the collector of traces does not take all spans, so some are lost \
+                 (linchpin_trace_spans_dropped_total counts them); requests are served as before; check the \
+                 collector, and `otlp` and `sample` in [tracing]"
+            );
+        }
+        let lost_before = self.ongoing.map_or(before, |(lost_before, _)| lost_before);
+        self.ongoing = Some((lost_before, 0));
+        true
     }
 }
 
