@@ -17,7 +17,7 @@ use super::connect::{NewConnection, connect};
 use super::connection::PooledConnection;
 use super::failure::{Fact, Failure};
 use super::http1::Http1Connection;
-use super::http2::Http2Connection;
+use super::http2::{Http2Connection, StreamPermit};
 use super::settings::{Access, Settings};
 use super::single_flight::{self, PendingConnect, SharedConnect, SharedConnectFuture};
 use crate::clock;
@@ -79,6 +79,12 @@ impl<B: Body + 'static> Default for ConnectionPool<B> {
 }
 
 impl<B: Body + 'static> BackendConnections<B> {
+    /// Takes a permit of the first HTTP/2 connection with this incarnation that has a free stream.
+    fn try_acquire(&self, incarnation: u64) -> Option<StreamPermit> {
+        let current = |active: &&ActiveHttp2| active.incarnation == incarnation;
+        self.active_http2.iter().filter(current).find_map(|active| active.connection.try_acquire())
+    }
+
     /// Adds an HTTP/2 connection, so that other requests find it.
     fn register(&mut self, connection: Http2Connection, incarnation: u64, access: &Access) {
         self.http1_only = None;
@@ -110,13 +116,8 @@ where
         let mut backends = self.backends.borrow_mut();
         let connections = backends.get_mut(backend.live().id())?;
         let wants_http2 = settings.http2 && !key.http1;
-        if wants_http2 {
-            let current = |active: &&ActiveHttp2| active.incarnation == backend.connection_key();
-            let permit =
-                connections.active_http2.iter().filter(current).find_map(|active| active.connection.try_acquire());
-            if permit.is_some() {
-                return permit.map(PooledConnection::Http2);
-            }
+        if wants_http2 && let Some(permit) = connections.try_acquire(backend.connection_key()) {
+            return Some(PooledConnection::Http2(permit));
         }
         let client = key.proxied_client(settings);
         let serves = |idle: &IdleConnection<B>| {
@@ -154,8 +155,13 @@ where
             match connected.await? {
                 SharedConnect::Http2(connection) => match connection.try_acquire() {
                     Some(permit) => return Ok(PooledConnection::Http2(permit)),
-                    // Other requests have taken all of its streams: try again.
-                    None if connection.is_full() => {}
+                    // Other requests have taken all of its streams. Meanwhile other connections may have free ones: another
+                    // attempt, or responses that have ended.
+                    None if connection.is_full() => {
+                        if let Some(permit) = self.try_acquire(backend) {
+                            return Ok(PooledConnection::Http2(permit));
+                        }
+                    }
                     None => return Err(unsent(Fact::Closed)),
                 },
                 // The first of the waiting requests takes it. The others know now that each needs its own.
@@ -176,6 +182,10 @@ where
                 Ok(PooledConnection::Http2(permit))
             }
         }
+    }
+
+    fn try_acquire(&self, backend: &Backend) -> Option<StreamPermit> {
+        self.backends.borrow().get(backend.live().id())?.try_acquire(backend.connection_key())
     }
 
     fn is_http1_only(&self, backend: &Backend) -> bool {

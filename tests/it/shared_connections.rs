@@ -150,6 +150,37 @@ async fn a_crowd_too_large_for_one_connection_makes_as_many_as_it_needs() {
 }
 
 #[tokio::test]
+async fn requests_that_waited_for_a_connection_which_is_full_use_free_streams_of_another_one() {
+    let backend = Http2::start(2, answer).await;
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, behind) = (relay.local_addr().unwrap(), backend.address);
+    let (open, is_open) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        // The first connection takes its time.
+        let mut gates = std::iter::once(Some(is_open)).chain(std::iter::repeat(None));
+        while let Ok((mut near, _)) = relay.accept().await {
+            let gate = gates.next().flatten();
+            tokio::spawn(async move {
+                if let Some(mut is_open) = gate {
+                    is_open.wait_for(|is_open| *is_open).await.unwrap();
+                }
+                let mut far = TcpStream::connect(behind).await.unwrap();
+                tokio::io::copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+    let proxy = Proxy::builder().top(HTTP2).table("upstream", "http2 = true").backend_at("a", address, "").start();
+    let waiting = crowd(proxy.listener(1), 3);
+    until("all wait", async || proxy.live("a").active() == 3).await;
+    // From then on, nobody joins the attempt.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    all_ok(crowd(proxy.listener(1), 1)).await;
+    open.send_replace(true);
+    all_ok(waiting).await;
+    assert_eq!(backend.connections(), 2, "two on the first one, and the third on the other one");
+}
+
+#[tokio::test]
 async fn a_crowd_of_requests_to_a_dead_backend_fails_at_once_and_the_next_one_is_served() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let proxy = Proxy::builder().top(HTTP2).table("upstream", "http2 = true").backend_at("a", nobody, "").start();
