@@ -139,7 +139,7 @@ impl Exporter {
                 return Err(Loss { spans: u64::MAX, why, is_away: true });
             }
             tokio::select! {
-                () = sleep(wait(failures, after, rand::random())) => {}
+                () = back_off(&self.queue, wait(failures, after, rand::random())) => {}
                 // Once more, and no longer.
                 _ = self.ending.changed() => self.queue.close(),
             }
@@ -252,6 +252,16 @@ impl Losses {
         let lost_before = self.ongoing.map_or(before, |(lost_before, _)| lost_before);
         self.ongoing = Some((lost_before, 0));
         true
+    }
+}
+
+/// Waits before a batch is sent again: not for long once nobody can queue any more.
+async fn back_off(queue: &SpanReceiver, time: Duration) {
+    let mut left = time;
+    while !left.is_zero() && !queue.is_closed() {
+        let part = left.min(LOOK * LOOKS);
+        sleep(part).await;
+        left = left.saturating_sub(part);
     }
 }
 

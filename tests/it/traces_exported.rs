@@ -248,7 +248,11 @@ async fn a_reload_and_the_end_send_what_is_queued_to_whom_it_was_meant_for() {
             assert_eq!(proxy.get(None).await.status, 200);
         }
     };
+    // The former collector, which wants a batch in a minute, gets it soon after the reload.
+    one.answer(Answer::Status(503, "60"));
     get(2).await;
+    until("it is busy", async || one.batches() > 0).await;
+    one.answer(Answer::Take);
     write(&two.section(""));
     assert!(proxy.reload(false).await.errors.is_empty());
     get(1).await;
@@ -261,7 +265,6 @@ async fn a_reload_and_the_end_send_what_is_queued_to_whom_it_was_meant_for() {
     get(1).await;
     let untraced = a.seen().pop().unwrap();
     assert_eq!(untraced.field("traceparent"), None);
-    // The former collectors get what was meant for them.
     one.has(4).await;
     two.has(2).await;
     // A collector that wants a batch in a minute gets it once more at the end.
