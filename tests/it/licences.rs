@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::support::process::{linchpin, printed};
-use super::support::repository::read;
+use super::support::repository::{path, read};
 use super::support::tool::run;
 
 /// Whether the terms of a licence expression (SPDX, or with the older `/` for OR) can be kept with these licences.
@@ -90,6 +90,31 @@ async fn what_is_built_in_has_a_licence_that_is_allowed() {
     };
     let faults: Vec<_> = packages.iter().filter(is_fault).collect();
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// What the packages carry: each crate that is linked is in the list, and at least one text is under its name.
+#[tokio::test]
+async fn the_licence_of_each_linked_crate_is_in_the_packages() {
+    let printed = run(path("packaging/licences").to_str().unwrap(), &[]).await.out;
+    let mut parts = printed.split("\n------------------------------------------------------------------------------\n");
+    let listed: Vec<_> =
+        parts.next().unwrap().lines().filter_map(|line| line.split_once(": ")?.0.split_once(' ')).collect();
+    let (mut named, mut texts) = (BTreeSet::new(), 0);
+    while let (Some(crates), Some(text)) = (parts.next(), parts.next()) {
+        // Some only point to another file.
+        if text.len() > 500 {
+            named.extend(crates.split(", ").map(str::to_owned));
+            texts += 1;
+        }
+    }
+    let without: Vec<_> =
+        listed.iter().filter(|(name, version)| !named.contains(&format!("{name}-{version}"))).collect();
+    assert!(without.is_empty(), "{without:?} have no licence");
+    assert!(texts > 50 && printed.contains("Copyright (c) the authors of vsimd"));
+    let linked: BTreeSet<_> = listed.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert!(linked.contains("aws-lc-sys") && !linked.contains("serde_derive") && !linked.contains("proptest"));
+    let built_in: BTreeSet<_> = built_in().await.into_iter().map(|(name, _)| name).collect();
+    assert!(linked.is_subset(&built_in), "{:?}", linked.difference(&built_in).collect::<Vec<_>>());
 }
 
 #[test]

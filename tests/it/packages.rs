@@ -95,6 +95,8 @@ async fn the_packages_contain_the_manual_and_the_completions_of_the_command_line
         assert_eq!(script, run(BINARY, &["completions", shell]).await.out, "{shell}");
         assert!(commands().iter().all(|command| script.contains(command.as_str())), "{shell}");
     }
+    let licences = std::fs::read_to_string(format!("{root}/usr/share/doc/linchpin/THIRD-PARTY-LICENCES")).unwrap();
+    assert!(licences.contains("\nhyper 1."), "{licences}");
     // The other package has the same, each where its system looks for it.
     let others = run("rpm", &["--query", "--list", "--package", &rpm]).await.out;
     let others: BTreeSet<_> = others.lines().map(|line| line.trim_start_matches('/').to_owned()).collect();
@@ -107,6 +109,24 @@ async fn the_packages_contain_the_manual_and_the_completions_of_the_command_line
     }
     let configured = run("rpm", &["--query", "--configfiles", "--package", &rpm]).await.out;
     assert_eq!(configured.lines().collect::<Vec<_>>(), ["/etc/linchpin/linchpin.toml", "/etc/logrotate.d/linchpin"]);
+}
+
+/// The key that the configuration suggests to make belongs to root; the service reads it by its group.
+#[tokio::test]
+async fn the_key_that_the_configuration_suggests_is_readable_for_the_service() {
+    let folder = Folder::new();
+    let text = read("packaging/linchpin.toml");
+    let commands: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("#   sudo ")).collect();
+    let commands: Vec<_> = commands.into_iter().filter(|command| command.contains("pins.key")).collect();
+    let own = run("id", &["-gn"]).await.out;
+    for command in &commands {
+        let here = command
+            .replace("/etc/linchpin/", &folder.file(""))
+            .replace("chgrp linchpin", &format!("chgrp {}", own.trim()));
+        run("sh", &["-c", &here.replace("linchpin keygen", &format!("{BINARY} keygen"))]).await;
+    }
+    let mode = std::fs::metadata(folder.file("pins.key")).unwrap().permissions().mode();
+    assert_eq!((mode & 0o777, commands.len()), (0o640, 3), "{commands:?}");
 }
 
 #[tokio::test]
