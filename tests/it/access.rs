@@ -1,11 +1,5 @@
 //! Who may use a route: lists of addresses, and the spellings of a path that might get around them.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-
-use linchpin::config;
-
-use super::passwords::users;
 use super::support::repository::read;
 use super::support::tool::Folder;
 use super::support::{Backend, Proxy, until};
@@ -17,23 +11,6 @@ const TRUSTING: &str = "[admin]\naddress = \"127.0.0.1:0\"\n[[listeners]]\naddre
 fn routes() -> String {
     let page = read("docs/access.md");
     page.split("```toml\n").nth(1).and_then(|part| part.split("```").next()).unwrap().to_owned()
-}
-
-#[test]
-fn every_configuration_on_the_page_can_be_run() {
-    let page = read("docs/access.md");
-    let parts: Vec<_> = page.split("```toml\n").skip(1).filter_map(|part| part.split("```").next()).collect();
-    let folder = Folder::new();
-    let users = folder.write("users.htpasswd", users(&[("ana", "sesame")]).as_bytes());
-    std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o640)).unwrap();
-    for part in &parts {
-        let rest = "[[listeners]]\naddress = \"127.0.0.1:8090\"\n[[pools]]\nname = \"app\"\n\
-                    persistence = { type = \"none\" }\n\
-                    [[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
-        let (_, report) = config::parse(&format!("{part}{rest}"), Path::new(&folder.file("page.toml"))).unwrap();
-        assert_eq!(report.to_string(), "", "{part}");
-    }
-    assert_eq!(parts.len(), 2);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use linchpin::telemetry::AccessField;
 
+use super::support::documents::Page;
 use super::support::repository::{between, files, path, read};
 
 /// Returns the paths of the codemap: in each line the text before two blanks.
@@ -48,30 +49,52 @@ fn documents() -> Vec<String> {
 fn links_lead_somewhere() {
     for document in documents() {
         let folder = document.rsplit_once('/').map_or("", |(folder, _)| folder);
-        for link in read(&document).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap_or_default();
-            if file.contains("://") || file.starts_with("mailto:") || file.is_empty() {
+        for link in Page::new(&document).links() {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            if file.contains("://") || file.starts_with("mailto:") {
                 continue;
             }
-            assert!(path(folder).join(file).exists(), "{document} links to {link}, which is not there");
+            let target = if file.is_empty() { path(&document) } else { path(folder).join(file) };
+            assert!(target.exists(), "{document} links to {link}, which is not there");
+            if !anchor.is_empty() && target.extension().is_some_and(|extension| extension == "md") {
+                let anchors = Page::new(target.to_str().unwrap()).anchors();
+                assert!(anchors.iter().any(|known| known == anchor), "{document} links to {link}: {anchors:?}");
+            }
         }
     }
 }
 
+/// The README leads to the index of the pages, and that to every page.
 #[test]
-fn the_readme_leads_to_every_page() {
-    let readme = read("README.md");
-    for page in pages() {
-        assert!(readme.contains(&format!("]({page}")), "README.md has no link to {page}");
+fn the_index_leads_to_every_page() {
+    assert!(read("README.md").contains("](docs/README.md)"));
+    let index = read("docs/README.md");
+    for page in pages().filter(|page| page != "docs/README.md") {
+        let name = page.trim_start_matches("docs/");
+        assert!(index.contains(&format!("[{name}]({name})")), "docs/README.md has no link to {page}");
     }
 }
 
 /// Paths of this repository in code, in running text and in examples exist.
 #[test]
 fn files_that_documents_name_exist() {
-    const FOLDERS: [&str; 8] = ["src/", "tests/", "config/", "demo/", "bench/", "fuzz/", "shared/", ".ci/"];
+    const FOLDERS: [&str; 13] = [
+        "src/",
+        "tests/",
+        "config/",
+        "demo/",
+        "bench/",
+        "fuzz/",
+        "shared/",
+        ".ci/",
+        "packaging/",
+        "deploy/",
+        "dashboards/",
+        "docs/",
+        "integrations/",
+    ];
     // The commands next to them create these.
-    const MADE: [&str; 3] = ["bench/RESULTS.md", "bench/results.svg", "fuzz/corpus/"];
+    const MADE: [&str; 4] = ["bench/RESULTS.md", "bench/results.svg", "fuzz/corpus/", "integrations/java/build/"];
     for document in documents() {
         // Blocks of code are fenced by backticks, too: the text between two fences is code.
         let text = read(&document);

@@ -68,7 +68,7 @@ const NAMES: [&str; 49] = [
 ];
 
 /// Returns the metrics in the format that this Accept field asks for.
-async fn metrics(proxy: &Proxy, accept: &str) -> String {
+pub async fn metrics(proxy: &Proxy, accept: &str) -> String {
     let mut admin = Client::connect(proxy.admin()).await;
     admin.send(format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\n\r\n").as_bytes()).await;
     admin.response().await.text()
@@ -87,7 +87,7 @@ fn everything(a: &Backend, b: &Backend) -> Builder {
 }
 
 /// Starts it, and lets each of its metrics have a sample.
-async fn with_traffic(a: &Backend, b: &Backend) -> Proxy {
+pub async fn with_traffic(a: &Backend, b: &Backend) -> Proxy {
     let proxy = everything(a, b).start();
     let pin = proxy.get(None).await.pin().unwrap();
     proxy.get(Some(&pin)).await;
@@ -98,7 +98,7 @@ async fn with_traffic(a: &Backend, b: &Backend) -> Proxy {
 }
 
 /// Returns the names of the families in the classic format, and in OpenMetrics those of their samples.
-fn families(text: &str) -> BTreeSet<&str> {
+pub fn families(text: &str) -> BTreeSet<&str> {
     text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect()
 }
 

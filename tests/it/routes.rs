@@ -1,27 +1,9 @@
 //! What a route does with its requests: its pool or redirect, and its effect on path, fields, pin, timeouts and body.
 
-use std::path::Path;
-
-use linchpin::config;
-
 use super::support::keys::pin;
 use super::support::repository::read;
 use super::support::tool::Folder;
 use super::support::{Backend, Client, Keys, Proxy, Reply};
-
-#[test]
-fn every_configuration_on_the_page_can_be_run() {
-    let page = read("docs/routes.md");
-    let parts: Vec<_> = page.split("```toml\n").skip(1).filter_map(|part| part.split("```").next()).collect();
-    for part in &parts {
-        let rest = "[[listeners]]\naddress = \"127.0.0.1:8090\"\ntrusted_proxies = [\"127.0.0.1\"]\n[[pools]]\nname = \"app\"\n\
-                    persistence = { type = \"none\" }\n\
-                    [[pools.backends]]\nname = \"a\"\naddress = \"127.0.0.1:9001\"\n";
-        let (_, report) = config::parse(&format!("{part}{rest}"), Path::new("page.toml")).unwrap();
-        assert_eq!(report.to_string(), "", "{part}");
-    }
-    assert_eq!(parts.len(), 6);
-}
 
 #[tokio::test]
 async fn paths_are_rewritten_as_the_page_says() {

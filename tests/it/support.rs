@@ -10,6 +10,7 @@ pub mod chromium;
 pub mod client;
 pub mod collector;
 pub mod dns;
+pub mod documents;
 pub mod events;
 pub mod exchange;
 pub mod frames;
