@@ -19,8 +19,10 @@ use super::support::repository::{read, rust_files};
 /// Pages that are about the names of others: what is imported, and the sources of Linchpin itself.
 const ELSEWHERE: [&str; 2] = ["docs/import.md", "docs/tour.md"];
 
-/// Names of the kernel, of other programs, and of parts of a store's address.
-const OTHERS: [&str; 17] = [
+/// Names of the kernel, of other programs, of OpenTelemetry, and of parts of a store's address.
+const OTHERS: [&str; 19] = [
+    "resend_count",
+    "status_code",
     "ip_local_port_range",
     "nf_conntrack_max",
     "nr_open",
