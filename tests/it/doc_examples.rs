@@ -38,6 +38,8 @@ fn every_configuration_is_accepted() {
         for installed in ["/etc/linchpin/", "/run/linchpin/", "/var/log/linchpin/"] {
             text = text.replace(installed, &folder.file(""));
         }
+        let storage = format!("agree_to_terms = true\nstorage = {:?}\n", folder.file("acme"));
+        text = text.replace("agree_to_terms = true\n", &storage);
         let relative = text.replace(&folder.file(""), "");
         write_files(&relative, &folder);
         let report = config::parse(&text, Path::new(&folder.file("page.toml")));
