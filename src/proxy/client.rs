@@ -56,8 +56,8 @@ pub struct Client {
     listener: Arc<ListenerInfo>,
     address: IpAddr,
     is_trusted: bool,
-    /// The subject of the client's certificate, if it presented one.
-    subject: Option<HeaderValue>,
+    /// The subject of the client's certificate, if it presented one. Boxed, since few do.
+    subject: Option<Box<HeaderValue>>,
     tls_version: Option<&'static str>,
     forwarding: ForwardingCache,
     pub(super) pin_cache: RefCell<PinCache>,
@@ -107,7 +107,7 @@ impl Client {
             listener: Arc::clone(listener),
             address,
             is_trusted,
-            subject,
+            subject: subject.map(Box::new),
             tls_version,
             forwarding,
             pin_cache: RefCell::default(),
@@ -213,7 +213,7 @@ impl Client {
         let forwarding = &self.forwarding;
         headers.insert(X_REQUEST_ID, id.value());
         if let Some(subject) = &self.subject {
-            headers.insert(HeaderName::from_static(tls::SUBJECT_FIELD), subject.clone());
+            headers.insert(HeaderName::from_static(tls::SUBJECT_FIELD), (**subject).clone());
         }
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(identity.scheme()));
         if !identity.is_forwarded {

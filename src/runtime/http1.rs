@@ -32,31 +32,36 @@ enum Outcome {
     Closed,
 }
 
-/// Serves one connection until it ends.
-pub(super) async fn serve<H: Handler>(mut stream: Stream, client: Rc<H::Client>, context: Rc<ConnContext<H>>) {
+/// Serves one connection until it ends. Idle connections keep this future in memory: what happens once is boxed.
+pub(super) fn serve<H: Handler>(
+    mut stream: Stream,
+    client: Rc<H::Client>,
+    context: Rc<ConnContext<H>>,
+) -> impl Future<Output = ()> + 'static {
     let (requests, mut prefix) = (Rc::default(), Bytes::new());
     stream.socket().use_small_reads();
-    loop {
-        let since = match prefix.is_empty() {
-            false => Some(clock::now()),
-            true => match context.wait_for_head(&stream).await {
-                HeadWait::Received(since) => since,
-                HeadWait::TimedOut => return reject_late_head(stream, &client, &context).await,
-                HeadWait::Idle => return close_idle(stream, &context).await,
-            },
-        };
-        // Boxed: the memory is freed when the connection is parked.
-        match Box::pin(serve_requests(stream, prefix, since, &client, &context, &requests)).await {
-            Outcome::Closed => return,
-            Outcome::Idle(idle, rest) => (stream, prefix) = (idle, rest),
-            Outcome::Tunnel(stream, rest, tunnel) => {
-                drop((client, context));
-                return tunnel.run(Box::new(stream), rest).await;
+    async move {
+        let tunnel = loop {
+            let since = match prefix.is_empty() {
+                false => Some(clock::now()),
+                true => match context.wait_for_head(&stream).await {
+                    HeadWait::Received(since) => since,
+                    HeadWait::TimedOut => return Box::pin(reject_late_head(stream, &client, &context)).await,
+                    HeadWait::Idle => return Box::pin(close_idle(stream, &context)).await,
+                },
+            };
+            // Boxed: the memory is freed when the connection is parked.
+            match Box::pin(serve_requests(stream, prefix, since, &client, &context, &requests)).await {
+                Outcome::Closed => return,
+                Outcome::Idle(idle, rest) => (stream, prefix) = (idle, rest),
+                Outcome::Tunnel(stream, rest, tunnel) => break tunnel.run(Box::new(stream), rest),
             }
-        }
-        if prefix.is_empty() && !context.wait_readable(stream.socket()).await {
-            return close_idle(stream, &context).await;
-        }
+            if prefix.is_empty() && !context.wait_readable(stream.socket()).await {
+                return Box::pin(close_idle(stream, &context)).await;
+            }
+        };
+        drop((client, context));
+        tunnel.await;
     }
 }
 

@@ -285,10 +285,8 @@ impl<H: Handler> AcceptContext<H> {
         let expects_data = self.is_tcp && !transport.has_preamble();
         let socket = if expects_data { socket } else { socket.assume_not_readable() };
         let guard = ConnectionGuard::new(&self.connections.open, &transport.metrics, self.thread);
-        tokio::task::spawn_local(async move {
-            conn::serve(socket, address, transport, conn_context).await;
-            drop((guard, client_permit, permit));
-        });
+        let holds = (guard, client_permit, permit);
+        tokio::task::spawn_local(conn::serve(socket, address, transport, conn_context, holds));
     }
 
     /// Reports an error of `accept`, and waits before the next attempt unless only one connection failed.
