@@ -9,6 +9,7 @@ use linchpin::cli;
 use linchpin::config;
 use tokio::process::{Child, Command};
 
+use super::support::application::suite;
 use super::support::load::Load;
 use super::support::process::BINARY;
 use super::support::repository::{path, read};
@@ -46,7 +47,10 @@ async fn build(folder: &Folder, kind: &str, revision: &str) -> String {
         "--output",
         &folder.file("packages"),
     ];
-    run("env", &words).await.out.trim().to_owned()
+    // To compress a package takes a busy machine longer than anything else here.
+    let built = suite("env", &words).await;
+    assert!(built.status.success(), "{built:?}");
+    String::from_utf8(built.stdout).unwrap().trim().to_owned()
 }
 
 /// The commands that the command line shows.
