@@ -217,7 +217,8 @@ fn show(targets: &[BackendName], statuses: &[Value], args: &Args) {
     }
     for (target, status) in targets.iter().zip(statuses) {
         let (state, sessions) = (status["state"].as_str().unwrap_or("?"), &status["sessions"]);
-        print(&format!("{target}: {state}, {sessions} sessions\n"));
+        let unit = if sessions.as_u64() == Some(1) { "session" } else { "sessions" };
+        print(&format!("{target}: {state}, {sessions} {unit}\n"));
     }
 }
 

@@ -40,6 +40,8 @@ async fn a_script_waits_for_a_drain_and_learns_whether_it_was_in_time() {
     let pin = operated.proxy.get(None).await.pin().unwrap();
     operated.proxy.live("b").set_weight(1);
 
+    let (code, out, _) = operated.run(&["drain", "app/a"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "app/a: drain, 1 session\n"));
     let drain = ["drain", "app/a", "--deadline", "0s", "--then", "ready", "--wait"];
     let (code, _, err) = operated.run(&drain).await;
     assert!(code == Some(3) && err.ends_with("What is left stays: the backend is ready again\n"), "{err}");
