@@ -219,8 +219,14 @@ impl Affinity {
     pub fn extract(&self, headers: &mut HeaderMap, path: &str, pool: &Pool, cache: &mut PinCache) -> ExtractedPin {
         match &self.carrier {
             ActiveCarrier::None => PinLookup::Absent.into(),
-            ActiveCarrier::Cookie(cookie) => cookie.extract(headers, cache).into(),
-            ActiveCarrier::Header(header) => header.extract(headers, cache).into(),
+            ActiveCarrier::Cookie(cookie) => {
+                let lookup = cookie.extract(headers, cache);
+                cache.extracted(lookup)
+            }
+            ActiveCarrier::Header(header) => {
+                let lookup = header.extract(headers, cache);
+                cache.extracted(lookup)
+            }
             ActiveCarrier::Route(route) => route.read(headers, path, pool).into(),
             ActiveCarrier::Learned(learned) => learned.read(headers, cache),
         }

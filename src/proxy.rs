@@ -359,7 +359,7 @@ fn decide(
             if let Some(rejected) = RejectedPin::of(read, decision.cause) {
                 service.unserved.pin_rejected(thread.index, rejected as usize);
             }
-            decision
+            if extracted.is_of_former_key { decision.renewed() } else { decision }
         }
     }
 }

@@ -341,6 +341,12 @@ impl Decision {
         }
     }
 
+    /// Has the session's pin issued again with the response, if it holds.
+    #[must_use]
+    pub fn renewed(self) -> Decision {
+        Decision { renew: true, ..self }
+    }
+
     /// Returns the pin to send with the response of the backend at position `served`, or `None` if the client's pin is
     /// still right.
     pub fn pin(&self, pool: &Pool, served: usize, now: u64) -> Option<Pin> {

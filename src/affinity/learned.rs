@@ -117,9 +117,9 @@ impl LearnedCarrier {
             }
             let key = cache.key(&self.pool, id).unwrap_or_else(|| self.key(id));
             match self.table.get_raw(key).and_then(|raw| self.pin(id, key, raw, cache)) {
-                Some(pin) => extracted = ExtractedPin { lookup: PinLookup::Pinned(pin), key: Some(key), removals: 0 },
+                Some(pin) => extracted = ExtractedPin { key: Some(key), ..PinLookup::Pinned(pin).into() },
                 None if extracted.key.is_none() => {
-                    extracted = ExtractedPin { lookup: PinLookup::Unlearned(key), key: Some(key), removals: 0 };
+                    extracted = ExtractedPin { key: Some(key), ..PinLookup::Unlearned(key).into() };
                 }
                 None => {}
             }

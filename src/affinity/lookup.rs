@@ -29,6 +29,8 @@ pub enum PinLookup {
 pub struct ExtractedPin {
     /// The pin.
     pub lookup: PinLookup,
+    /// The pin was sealed with another key than new pins are.
+    pub is_of_former_key: bool,
     pub(super) key: Option<SessionKey>,
     /// What [`super::learned::SessionTable::removals`] returned when the store was asked.
     pub(super) removals: u64,
@@ -36,7 +38,7 @@ pub struct ExtractedPin {
 
 impl From<PinLookup> for ExtractedPin {
     fn from(lookup: PinLookup) -> ExtractedPin {
-        ExtractedPin { lookup, key: None, removals: 0 }
+        ExtractedPin { lookup, is_of_former_key: false, key: None, removals: 0 }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::learned::record::SessionKey;
 use super::learned::table::RawEntry;
-use super::lookup::PinLookup;
+use super::lookup::{ExtractedPin, PinLookup};
 use super::seal::{KeyRing, Pin, Sealer, looks_sealed};
 use crate::clock::{self, LogLimiter};
 
@@ -33,6 +33,8 @@ pub struct PinCache {
     token: Vec<u8>,
     pool: Option<Arc<str>>,
     pin: Option<Arc<Pin>>,
+    /// The token was sealed with another key than the first of the ring.
+    is_of_former_key: bool,
     learned: Option<(SessionKey, RawEntry)>,
 }
 
@@ -80,7 +82,10 @@ impl PinCodec {
         }
         let lookup = self.open(token);
         match &lookup {
-            PinLookup::Pinned(pin) => cache.remember(&self.pool, token, pin),
+            PinLookup::Pinned(pin) => {
+                cache.remember(&self.pool, token, pin);
+                cache.is_of_former_key = !self.sealer.is_of_first_key(token);
+            }
             PinLookup::UnknownKey => self.warn_of_unknown_key(),
             _ => {}
         }
@@ -107,6 +112,12 @@ impl PinCache {
         self.pin.as_ref().filter(|_| same_pool && self.token == token)
     }
 
+    /// Adds to the last lookup whether its pin is to be sealed anew: the key that sealed it will be removed some day.
+    pub(super) fn extracted(&self, lookup: PinLookup) -> ExtractedPin {
+        let is_of_former_key = self.is_of_former_key && matches!(lookup, PinLookup::Pinned(_));
+        ExtractedPin { is_of_former_key, ..ExtractedPin::from(lookup) }
+    }
+
     /// The key of a session id of the application, if this was the last id, in the same pool.
     pub(super) fn key(&self, pool: &Arc<str>, id: &[u8]) -> Option<SessionKey> {
         self.recall(pool, id).and(self.learned).map(|(key, _)| key)
@@ -128,7 +139,7 @@ impl PinCache {
         self.token.extend_from_slice(token);
         self.pool = Some(Arc::clone(pool));
         self.pin = Some(Arc::clone(pin));
-        self.learned = None;
+        (self.is_of_former_key, self.learned) = (false, None);
     }
 }
 

@@ -318,6 +318,15 @@ impl Sealer {
         parse(version, plain)
     }
 
+    /// Returns whether a token names the key that seals now, whether it opens or not.
+    pub fn is_of_first_key(&self, token: &[u8]) -> bool {
+        // These characters encode the version, the key and one byte more.
+        const START: usize = 8;
+        let mut start = [0; START / 4 * 3];
+        let decoded = token.get(..START).and_then(|token| URL_SAFE_NO_PAD.decode_slice(token, &mut start).ok());
+        decoded.is_some() && start[1..1 + KEY_ID] == self.ring.first.short
+    }
+
     /// The id of the key that a token names, even if the token does not open.
     pub fn key_of(&self, token: &[u8]) -> Option<&str> {
         let bytes = URL_SAFE_NO_PAD.decode(token.get(..MAX_TOKEN.min(token.len()))?).ok()?;

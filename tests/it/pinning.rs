@@ -59,6 +59,25 @@ async fn a_pin_is_renewed_when_a_quarter_of_the_idle_timeout_has_passed() {
 }
 
 #[tokio::test]
+async fn a_pin_of_a_former_key_is_sealed_with_the_first_one_once_and_holds() {
+    let [a, b, c] = Backend::three().await;
+    let (former, both, first) = (Keys::new(&[1]), Keys::new(&[2, 1]), Keys::new(&[2]));
+    let proxy = keyed(&both, &[&a, &b, &c]).start();
+    let old = Pin { last_seen: now() - 1000, ..pin(&proxy, "b", 7) };
+    let mut client = proxy.client().await;
+    for _ in 0..2 {
+        // Also a client that goes on with its old one on the same connection.
+        client.pin = Some(former.cookie(&old));
+        let response = client.get("/").await;
+        let sealed = first.issued(&response).expect("a pin of the first key");
+        assert_eq!((response.text(), Pin { last_seen: old.last_seen, ..sealed }), ("b".into(), old.clone()));
+        client.pin = response.pin();
+        let next = client.get("/").await;
+        assert_eq!((next.text(), next.pin()), ("b".into(), None), "once");
+    }
+}
+
+#[tokio::test]
 async fn a_session_ends_when_idle_or_too_old_and_a_new_one_begins() {
     let [a, b, c] = Backend::three().await;
     let keys = Keys::new(&[1]);
@@ -286,6 +305,7 @@ async fn proxies_with_one_key_agree_whatever_the_order_of_their_backends() {
 #[tokio::test]
 async fn keys_rotate_one_proxy_after_the_other_without_losing_a_session() {
     let [a, b, c] = Backend::three().await;
+    let all = Keys::new(&[1, 2]);
     let steps: Vec<_> =
         [&[1][..], &[1, 2], &[2, 1], &[2]].map(|ids| keyed(&Keys::new(ids), &[&a, &b, &c]).start()).into();
     for (issuer, reader, holds) in
@@ -293,7 +313,10 @@ async fn keys_rotate_one_proxy_after_the_other_without_losing_a_session() {
     {
         let first = steps[issuer].get(None).await;
         let next = steps[reader].get(first.pin().as_deref()).await;
-        assert_eq!(next.pin().is_none(), holds, "issued at step {issuer}, read at step {reader}");
+        // A pin that holds is not issued again, or sealed with the reader's first key.
+        let session = |response| all.issued(response).map(|pin| pin.session);
+        let is_held = session(&next).is_none_or(|session_of_next| Some(session_of_next) == session(&first));
+        assert_eq!(is_held, holds, "issued at step {issuer}, read at step {reader}");
         assert!(!holds || next.text() == first.text());
     }
 }
