@@ -134,6 +134,11 @@ async fn a_certificate_is_ordered_once_and_renewed_when_it_is_due() {
 async fn of_two_linchpins_with_one_storage_one_orders_and_both_answer_challenges() {
     let (folder, server) = (Folder::new(), Server::new());
     let (one, other) = (Linchpin::alone(&server, &folder), Linchpin::alone(&server, &folder));
+    // While one of them writes to the storage, the other one asks the server for nothing.
+    one.storage.prepare().unwrap();
+    let lock = one.storage.lock().unwrap().unwrap();
+    assert!((1..=5).contains(&other.round().await) && server.count("/") == 0);
+    drop(lock);
     // The other one looks for challenges as the thread does.
     let looks = async {
         super::renewer::look_for_challenges(&folder.0.join("acme"), other.renewals.challenges()).await;
