@@ -129,31 +129,35 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let limited = |connection: &mut ServerConnection| connection.set_buffer_limit(Some(BUFFER));
         let stream = match self.challenges.as_ref().filter(|challenges| challenges.is_pending()) {
-            None => TlsAcceptor::from(self.config()).accept_with(stream, limited).await?,
-            Some(challenges) => {
-                let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-                let validating = challenges.config_for(&start.client_hello());
-                match validating {
-                    None => start.into_stream_with(self.config(), limited).await?,
-                    Some(config) => {
-                        start.into_stream_with(config, limited).await?.shutdown().await?;
-                        return Err(io::Error::new(
-                            io::ErrorKind::ConnectionAborted,
-                            "an ACME server validated a name",
-                        ));
-                    }
-                }
-            }
+            None => TlsAcceptor::from(self.config()).accept_with(stream, limit_buffer).await?,
+            // Boxed, or each connection that has not sent its first record would have room for it.
+            Some(challenges) => Box::pin(self.accept_or_validate(challenges, stream)).await?,
         };
         let handshake = HandshakeInfo::of(stream.get_ref().1, clock::unix())?;
         Ok((stream, handshake))
     }
 
+    /// Performs the handshake while names are to be validated: with the client, or with the ACME server, for which that is
+    /// all.
+    async fn accept_or_validate<S>(&self, challenges: &ChallengeCertificates, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let validating = challenges.config_for(&start.client_hello());
+        let Some(config) = validating else { return start.into_stream_with(self.config(), limit_buffer).await };
+        start.into_stream_with(config, limit_buffer).await?.shutdown().await?;
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "an ACME server validated a name"))
+    }
+
     fn load(&self) -> Guard<Arc<Current>> {
         self.current.load()
     }
+}
+
+fn limit_buffer(connection: &mut ServerConnection) {
+    connection.set_buffer_limit(Some(BUFFER));
 }
 
 impl HandshakeInfo {
