@@ -118,7 +118,7 @@ def _group(scenario, pattern, rows, colours, y):
     longest = max((row.cost for row in rows), default=0) or 1
     available = WIDTH - LEFT - 150
     middle = y + len(rows) * BAR / 2
-    bar = f"bar: {scenario.bar:,.0f} bytes" if scenario.is_idle else scenario.bar and f"bar: {scenario.bar:g} × better peer"
+    bar = f"bar {scenario.bar:,.0f} bytes" if scenario.is_idle else scenario.bar and f"bar {scenario.bar:g} ×"
     words = ", ".join(filter(None, [pattern, bar]))
     parts = [text(16, middle - 3, scenario.title), text(16, middle + 13, words, "small")]
     for row in rows:
