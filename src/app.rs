@@ -321,7 +321,7 @@ impl App {
     /// Waits until the process has taken over from another one; returns at once if it does not take over.
     ///
     /// # Errors
-    /// Why it can't. The other process goes on as before.
+    /// Why it can't. The other process goes on as before, if it still runs.
     pub async fn taken_over(&mut self) -> Result<(), String> {
         match self.taken_over.take() {
             Some(done) => done.await.unwrap_or_else(|_| Err("the control thread has ended".into())),

@@ -224,7 +224,7 @@ impl Follow {
         let mut has_all = false;
         let mut is_stop_sent = false;
         let mut patience = std::pin::pin!(sleep(READY_TIMEOUT));
-        let mut why = String::new();
+        let mut why = String::from("the old process sent a message that does not fit");
         let (mut phase, mut broken) = (self.link.phase.clone(), self.link.phase.clone());
         loop {
             let is_waiting = state == NewState::Orphaned || (has_all && state == NewState::Receiving);
@@ -279,12 +279,12 @@ impl Follow {
                     outgoing::send(&self.out, &Stop::default()).await;
                     continue;
                 }
-                _ = broken.wait_for(|phase| *phase == Phase::Broken), if state == NewState::Accepting => {
+                _ = broken.wait_for(|phase| *phase == Phase::Broken), if matches!(state, NewState::Accepting | NewState::Orphaned) => {
                     why = "a worker thread of the new process has ended".into();
                     NewEvent::Failed
                 }
                 () = self.settling.settled(), if state == NewState::Accepting => NewEvent::Proven,
-                () = &mut patience, if state == NewState::Receiving => {
+                () = &mut patience, if matches!(state, NewState::Receiving | NewState::Orphaned) => {
                     why = "this process was not ready in time".into();
                     outgoing::send(&self.out, &Refused { why: why.clone() }).await;
                     NewEvent::Refused

@@ -42,7 +42,7 @@ pub struct Args {
     /// Sessions without a request for this long leave first [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     idle: Option<String>,
-    /// Cancel the drain, or end the state `drain` that it has left: the former state holds again.
+    /// Cancel the drain, or end the state `drain` that it has left or that was set by hand: the former state holds again.
     #[arg(long, conflicts_with_all = ["deadline", "then", "idle", "wait"])]
     cancel: bool,
     /// Wait until it has ended. The exit code is 0 if no session was left, and 3 otherwise.

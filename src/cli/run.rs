@@ -112,7 +112,7 @@ async fn serve(plan: Plan, inherited: Inheritance, mut signals: Signals, success
     if is_taking_over {
         tokio::select! {
             taken_over = app.taken_over() => taken_over.map_err(|why| format!("cannot take over: {why}; unless the other process stops, it goes on as before"))?,
-            _ = stop(&mut signals, &handles) => return Err("stopped before it had taken over; the other process goes on".into()),
+            _ = stop(&mut signals, &handles) => return Err("stopped before it had taken over; the other process goes on if it still runs".into()),
         }
         tracing::info!("taken over from the process before this one");
     }

@@ -18,8 +18,8 @@ impl Live {
         self.draining().begin(Drain::begin(order, DrainCause::Operator, before, sessions, now));
     }
 
-    /// Cancels the operator's drain, or ends the state `drain` that one has left. Returns the state that holds then; `None`
-    /// if the state is another one.
+    /// Cancels the operator's drain, or ends the state `drain` that one has left or that was set by hand. Returns the state
+    /// that holds then; `None` if the state is another one.
     pub fn cancel_drain(self: &Arc<Self>, now: u64) -> Option<AdminState> {
         let before = self.state_before_drain();
         let was_running = self.draining().cancel(DrainCause::Operator, now).is_some();
@@ -34,8 +34,11 @@ impl Live {
     /// Returns the state from before the operator's drain, if it is its drain that the backend is in.
     fn state_before_drain(&self) -> Option<AdminState> {
         let drain = self.draining().current().filter(|drain| drain.cause == DrainCause::Operator)?;
-        let has_left_it = self.wanted() == AdminState::Drain && drain.before != AdminState::Drain;
-        (drain.is_running() || has_left_it).then_some(drain.before)
+        // One that was cancelled, or has set another state, has nothing to do with a `drain` that was set since.
+        let was_cancelled = drain.end.is_some_and(|(end, ..)| end == DrainEnd::Cancelled);
+        let leaves_it = drain.order.then.is_none_or(|then| then == AdminState::Drain);
+        let has_left_it = self.wanted() == AdminState::Drain && leaves_it && !was_cancelled;
+        (drain.is_running() || (has_left_it && drain.before != AdminState::Drain)).then_some(drain.before)
     }
 
     /// Ends the running drain like this, with so many sessions left. Returns it; `None` if none runs.
@@ -85,5 +88,34 @@ impl Pool {
         let live = self.backend(index).live();
         live.draining().end_streams(now);
         self.health_tracker().backend_down.notify(live.id());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{backend, reconcile};
+    use super::*;
+
+    #[test]
+    fn a_drain_that_was_left_for_another_state_does_not_say_what_holds_after_a_later_one() {
+        let pool = reconcile::pool_of("app", [backend::Settings::new("a", "127.0.0.1:1".parse().unwrap())]);
+        let live = pool.backend(0).live();
+        let order = |then| DrainOrder { deadline: None, idle: DrainOrder::IDLE, then };
+        for then in [None, Some(AdminState::Ready)] {
+            live.set_state(AdminState::Maintenance);
+            live.begin_drain(order(then), 0, 1);
+            match then {
+                None => assert!(live.cancel_drain(2).is_some()),
+                Some(_) => assert!(live.end_drain(DrainEnd::Drained, 0, 2).is_some()),
+            }
+            live.set_state(AdminState::Ready);
+            live.set_state(AdminState::Drain);
+            assert_eq!(live.cancel_drain(3), Some(AdminState::Ready), "{then:?}");
+        }
+        // One that has ended in `drain`, where the backend still is.
+        live.set_state(AdminState::Maintenance);
+        live.begin_drain(order(None), 0, 1);
+        live.end_drain(DrainEnd::Drained, 0, 2);
+        assert_eq!(live.cancel_drain(3), Some(AdminState::Maintenance));
     }
 }

@@ -105,7 +105,7 @@ pub(super) async fn attempt(
             in_flight = Some(prepared);
         }
         // Ends before the next await, so that the request's future has no room for a response.
-        let more =
+        let unfinished =
             match attempt::attempt(thread, exchange, service, order, request, index, in_flight.as_ref(), may_discard)
                 .await
             {
@@ -115,7 +115,11 @@ pub(super) async fn attempt(
                         Some((copies, in_flight)) => {
                             copies.received(thread, index, in_flight, &mut response, may_discard)?
                         }
-                        None => None,
+                        None => {
+                            // Nobody reads it, and it is a part of the buffer that the head was read into.
+                            drop(response.body_mut().take_kept_apart());
+                            None
+                        }
                     };
                     let Some((next, in_flight)) = next.zip(in_flight) else { return Ok(response) };
                     UnfinishedResponse { response, in_flight, next }
@@ -130,7 +134,8 @@ pub(super) async fn attempt(
             };
         // Boxed like the hand-over.
         if let Some(copies) = copies
-            && let Some(response) = Box::pin(copies.finish(thread, exchange, request, index, more, may_discard)).await?
+            && let Some(response) =
+                Box::pin(copies.finish(thread, exchange, request, index, unfinished, may_discard)).await?
         {
             return Ok(response);
         }

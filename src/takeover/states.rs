@@ -156,6 +156,8 @@ impl NewState {
             (NewState::Receiving, NewEvent::Lost) => (NewState::Orphaned, NewAction::Nothing),
             (NewState::Orphaned, NewEvent::Built) => (NewState::Accepting, NewAction::AcceptAlone),
             (NewState::Receiving | NewState::Prepared, NewEvent::Refused) => (NewState::GivenUp, NewAction::GiveUp),
+            // Nobody serves: whoever supervises this process has to start another one.
+            (NewState::Orphaned, NewEvent::Refused | NewEvent::Failed) => (NewState::GivenUp, NewAction::GiveUp),
             (NewState::Receiving, NewEvent::Committed) => (NewState::GivenUp, NewAction::GiveUp),
             (NewState::Accepting, NewEvent::Proven) => (NewState::Settled, NewAction::Settle),
             (NewState::Accepting, NewEvent::Failed) => (NewState::GivenUp, NewAction::GiveBack),
@@ -194,6 +196,19 @@ mod tests {
         to_new: VecDeque<NewEvent>,
         is_old_alive: bool,
         is_new_alive: bool,
+    }
+
+    #[test]
+    fn a_process_whose_old_one_has_died_serves_alone_or_ends() {
+        for (event, action) in [
+            (NewEvent::Built, NewAction::AcceptAlone),
+            (NewEvent::Failed, NewAction::GiveUp),
+            (NewEvent::Refused, NewAction::GiveUp),
+        ] {
+            let mut state = NewState::Receiving;
+            assert_eq!(state.next(NewEvent::Lost), NewAction::Nothing);
+            assert_eq!((state.next(event), state == NewState::Orphaned), (action, false), "{event:?}");
+        }
     }
 
     #[derive(Debug, Clone, Copy)]

@@ -30,8 +30,8 @@ impl RequestCopies<'_> {
         let kept_apart = response.body_mut().take_kept_apart();
         let taken = self.take(thread, index, in_flight, response.headers(), kept_apart.as_deref());
         let shared = taken.map_err(|error| refused_response(error, may_discard))?;
-        let is_all = shared.is_none() && self.ended.is_none() && self.to_place.is_none();
-        Ok((!is_all).then_some(BeforeResponse::Keep(shared)))
+        let has_more = shared.is_some() || self.ended.is_some() || self.to_place.is_some();
+        Ok(has_more.then_some(BeforeResponse::Keep(shared)))
     }
 
     /// Does what has to be done before a response is passed on, and returns it. Returns `None` if the request is sent again.
@@ -44,10 +44,10 @@ impl RequestCopies<'_> {
         exchange: &Exchange,
         request: &UpstreamRequest,
         index: usize,
-        more: UnfinishedResponse,
+        unfinished: UnfinishedResponse,
         may_discard: &dyn Fn(Failure) -> bool,
     ) -> Result<Option<UpstreamResponse>, AttemptError> {
-        let UnfinishedResponse { response, in_flight, next } = more;
+        let UnfinishedResponse { response, in_flight, next } = unfinished;
         // Boxed: a save that is placed on another backend, which is most of them, needs none of the three.
         let shared = match next {
             BeforeResponse::SendAgain => {

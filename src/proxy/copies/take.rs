@@ -75,6 +75,7 @@ impl RequestCopies<'_> {
             NewState::Drop(_) => (CopyEvent::Drop, None),
             NewState::Unusable(_, defect) => (CopyEvent::Save, Some(*defect)),
         };
+        // Only here: most responses bring nothing, and need no clock.
         let now = clock::unix().as_secs();
         // What can't be stored needs no place, unless it voids something.
         let place = match (&self.entry, defect) {

@@ -24,9 +24,12 @@ pub(super) fn take() -> HeaderMap {
 
 /// Takes a map that is no longer needed.
 pub fn put(mut fields: HeaderMap) {
+    if fields.capacity() > MAX_FIELDS {
+        return;
+    }
+    fields.clear();
     SPARE.with_borrow_mut(|spare| {
-        if fields.capacity() <= MAX_FIELDS && spare.len() < MAX_MAPS {
-            fields.clear();
+        if spare.len() < MAX_MAPS {
             spare.push(fields);
         }
     });
