@@ -164,7 +164,10 @@ def _held(scenario, row):
 def _header(scenario):
     if scenario.is_idle:
         return ["proxy", f"bytes/{scenario.unit}", "ratio to the better peer", "bar"]
-    ratio = f"ratio to the {scenario.baseline[0]}" if scenario.compares_itself else "ratio to the better peer"
+    # "no copies" takes no article.
+    own = scenario.baseline[0]
+    own = own if own.startswith("no ") else f"the {own}"
+    ratio = f"ratio to {own}" if scenario.compares_itself else "ratio to the better peer"
     return ["proxy", f"CPU µs/{scenario.unit}", ratio, "bar", f"{scenario.unit}s/s", "p50 ms", "p99 ms", "core busy"]
 
 
