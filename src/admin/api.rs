@@ -94,7 +94,7 @@ async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
         Phase::Ready => (StatusCode::OK, "ready"),
         Phase::Stopping | Phase::Closing | Phase::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         Phase::Stalled => (StatusCode::SERVICE_UNAVAILABLE, "stalled: a worker thread does not respond"),
-        Phase::Broken => (StatusCode::SERVICE_UNAVAILABLE, "broken: a worker thread has ended"),
+        Phase::Broken => (StatusCode::SERVICE_UNAVAILABLE, "broken: a worker thread has failed"),
     }
 }
 

@@ -183,8 +183,12 @@ pub(super) fn apply(target: Target<'_>, change: Change, actor: &Actor) -> Result
 fn no_drain(backend: &Backend) -> String {
     let (name, live) = (backend.name(), backend.live());
     match (live.is_leaving(), live.asks_for_drain()) {
-        (true, _) => format!("Backend {name:?} drains because no source finds it any more: have it found again."),
-        (_, true) => format!("Backend {name:?} drains because its responses to probes ask for it: have it stop that."),
+        (true, _) => format!(
+            "Backend {name:?} drains because no source (DNS, file, Kubernetes) names it any more. It stops draining once one names it again."
+        ),
+        (_, true) => format!(
+            "Backend {name:?} drains because its answers to probes ask for it. It stops draining once they no longer do."
+        ),
         _ => format!("Backend {name:?} does not drain: there is no drain to cancel."),
     }
 }

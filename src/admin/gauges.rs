@@ -78,7 +78,7 @@ impl Collector for Gauges {
         renewals_view::encode(&mut encoder, &self.0.renewals)?;
         self.reloads(&mut encoder, &entries)?;
 
-        let help = "1 if the process takes requests; 0 while it starts or stops";
+        let help = "1 if the process takes requests; 0 while it starts, stops, or has a thread that does not run";
         encoder
             .encode_descriptor("linchpin_ready", help, None, MetricType::Gauge)?
             .encode_gauge(&u64::from(self.0.is_ready()))?;

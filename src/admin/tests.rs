@@ -230,7 +230,7 @@ async fn readiness_ends_before_life() {
     server.phase.send_modify(|phase| assert!(phase.mark_stalled(false) && !phase.mark_stalled(false)));
     server.phase.send_modify(|phase| assert!(phase.mark_broken() && !phase.mark_broken()));
     server.phase.send_modify(|phase| assert!(!phase.mark_stalled(true) && !phase.mark_stalled(false)));
-    let why = "broken: a worker thread has ended".into();
+    let why = "broken: a worker thread has failed".into();
     assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, why));
     server.phase.send_replace(Phase::Stopping);
     server.phase.send_modify(|phase| assert!(!phase.mark_ready() && !phase.mark_broken()));

@@ -257,7 +257,7 @@ async fn apply(running: &mut Running, next: Plan, acquired: Acquired) {
     let opened = running.listeners.install(listeners, transports, server.shutdown_grace);
     is_installed &= opened.within(INSTALL_TIMEOUT).await && limited.within(INSTALL_TIMEOUT).await;
     if !is_installed {
-        tracing::warn!("a data-path thread has not used the new configuration for 5 s; check /readyz and its CPU time");
+        tracing::warn!("a worker thread has not used the new configuration for 5 s; check /readyz and its CPU time");
     }
 
     running.facts.certificates.replace(tls.watched());

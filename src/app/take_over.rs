@@ -265,7 +265,7 @@ impl Follow {
                     }
                     // It lives on.
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                        why = format!("the old process sends what is no message: {error}");
+                        why = format!("the old process sent something that this version can't read: {error}");
                         NewEvent::Refused
                     }
                     Ok(None) | Err(_) => {

@@ -52,12 +52,12 @@ async fn a_worker_that_fails_is_reported_and_the_others_and_a_successor_go_on() 
 
     faults.fail(1);
     running.line("a worker thread failed and its connections are closed").await;
-    is(&place, "503 broken: a worker thread has ended").await;
+    is(&place, "503 broken: a worker thread has failed").await;
     event(&place, "\"phase\":\"broken\"").await;
     let file = place.file();
     let health = linchpin(&["healthcheck", "-c", file]).await;
     assert_eq!(health.status.code(), Some(1));
-    assert!(printed(&health).contains("broken: a worker thread has ended"), "{}", printed(&health));
+    assert!(printed(&health).contains("broken: a worker thread has failed"), "{}", printed(&health));
     // Connections of the other thread, and all new ones.
     let mut left = 0;
     for mut stream in kept {

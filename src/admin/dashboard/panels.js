@@ -45,7 +45,7 @@ const EVENTS = {
   renewal: e => [e.ok ? "good" : "warn", `${e.name}: ${e.ok ? "obtained a certificate" : "could not obtain a certificate; the one in use stays"}${because(e.reason)}`],
   discovery: e => [e.ok ? "good" : "warn", `${e.pool}: the source ${e.source} ${e.ok ? "works" : "fails"}${because(e.reason)}`],
   members: e => ["", `${e.pool}: ${plural(e.count, "backend")} ${e.what}: ${e.backends.join(", ")}`],
-  process: e => [e.phase === "ready" ? "good" : "warn", { ready: "Linchpin takes requests", stopping: "Linchpin takes no more requests", stalled: "A data-path thread does not respond", broken: "A data-path thread has ended" }[e.phase] ?? e.phase],
+  process: e => [e.phase === "ready" ? "good" : "warn", { ready: "Linchpin takes requests", stopping: "Linchpin takes no more requests", stalled: "A worker thread does not respond", broken: "A worker thread has failed" }[e.phase] ?? e.phase],
   upgrade: e => ["", `Upgrade: ${e.phase.replaceAll("_", " ")}${because(e.reason)}`],
   lost: e => ["warn", e.events === null ? "Linchpin was restarted: earlier events are lost" : `${plural(e.events, "event")} missed`],
 };
