@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use tokio::net::TcpStream;
 
+use super::plan::LONGEST_RETRY_AFTER;
 use crate::clock;
 use crate::reason::Reason;
 use crate::tls::Connector;
@@ -135,9 +136,17 @@ impl HttpClient for RetryAfterClient {
         let (sent, known) = (self.client.request(request), Arc::clone(&self.retry_after));
         Box::pin(async move {
             known.store(0, Ordering::Relaxed);
-            let response = sent.await?;
+            let mut response = sent.await?;
+            let headers = &mut response.parts.headers;
+            let seconds = retry_after(headers).map(|seconds| seconds.min(LONGEST_RETRY_AFTER));
+            // The library adds any number to the time, which panics if that has no such time. Of both forms, and of any
+            // text, it gets seconds that it can add, or nothing.
+            match seconds {
+                Some(seconds) => drop(headers.insert(RETRY_AFTER, HeaderValue::from(seconds))),
+                None => drop(headers.remove(RETRY_AFTER)),
+            }
             if !response.parts.status.is_success() {
-                known.store(retry_after(&response.parts.headers).unwrap_or(0), Ordering::Relaxed);
+                known.store(seconds.unwrap_or(0), Ordering::Relaxed);
             }
             Ok(response)
         })
@@ -160,10 +169,11 @@ fn authority(host: &str, port: u16) -> Option<HeaderValue> {
 /// Reads Retry-After: seconds, or a time (RFC 9110 §10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    value.parse().ok().or_else(|| {
-        let at = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-        Some(at.saturating_sub(clock::unix()).as_secs())
-    })
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(value.parse().unwrap_or(u64::MAX));
+    }
+    let at = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(at.saturating_sub(clock::unix()).as_secs())
 }
 
 #[cfg(test)]
@@ -213,7 +223,8 @@ mod tests {
             }
         };
         assert_eq!(ask("https").await, "no response within 30s (127.0.0.1)");
-        assert!(ask("http").await.contains("is not one with https"));
+        let insecure = ask("http").await;
+        assert_eq!(insecure, "its URL \"http://127.0.0.1\" is not one with https");
     }
 
     #[test]

@@ -17,7 +17,7 @@ const LONGEST_WAIT: u64 = 6 * HOUR;
 /// The longest wait while there is no valid certificate, or soon will be none.
 const LONGEST_URGENT_WAIT: u64 = HOUR;
 /// The longest Retry-After that is heeded. Those of rate limits are at most a week.
-const LONGEST_RETRY_AFTER: u64 = 7 * DAY;
+pub(super) const LONGEST_RETRY_AFTER: u64 = 7 * DAY;
 /// The bounds of the time between two questions for renewal information (RFC 9773 §4.3.2).
 const ASK_AGAIN: std::ops::RangeInclusive<u64> = MINUTE..=DAY;
 /// When to ask again after a question that got no answer.

@@ -315,3 +315,20 @@ async fn a_server_that_is_away_gets_a_request_for_one_name_only_and_one_bad_name
     let good: Vec<_> = names.iter().map(|name| linchpin.storage.certificate(name).is_some()).collect();
     assert_eq!(good, [false, true, true]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whatever_retry_after_the_server_sends_orders_and_renewal_information_go_on() {
+    for value in ["18446744073709551615", "99999999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", "-1", ""] {
+        let (folder, server) = (Folder::new(), Server::new());
+        server.0.lock().unwrap().retry_after = Some(value);
+        server.0.lock().unwrap().window = Some(("2099-01-01T00:00:00Z", "2099-01-02T00:00:00Z"));
+        let linchpin = Linchpin::alone(&server, &folder);
+        server.fails("/order", Fault::Problem("rateLimited", None));
+        linchpin.round().await;
+        linchpin.wait();
+        linchpin.round().await;
+        assert!(linchpin.has_certificate(), "{value}: {:?}", linchpin.status());
+        let next = linchpin.round().await;
+        assert!(server.count("/renewal") == 1 && (1..=DAY).contains(&next), "{value}: {next}");
+    }
+}

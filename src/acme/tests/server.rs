@@ -12,6 +12,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
@@ -58,6 +59,8 @@ pub(super) struct State {
     /// The window in which it suggests to renew; `None` for a server without this service.
     pub(super) window: Option<(&'static str, &'static str)>,
     pub(super) replaced: Vec<String>,
+    /// The field Retry-After of each response, if not the usual one.
+    pub(super) retry_after: Option<&'static str>,
     /// Who answers challenges.
     pub(super) answers: Vec<Challenges>,
     nonces: HashSet<String>,
@@ -86,6 +89,7 @@ impl Server {
             validity: (0, 90),
             window: None,
             replaced: Vec::new(),
+            retry_after: None,
             answers: Vec::new(),
             nonces: HashSet::new(),
             count: 0,
@@ -126,12 +130,15 @@ impl HttpClient for Server {
                 state.seen.push(path.clone());
                 let is_due = state.faults.front().is_some_and(|(at, _)| path.starts_with(at));
                 let fault = if is_due { state.faults.pop_front().map(|(_, fault)| fault) } else { None };
-                let response = match &fault {
+                let mut response = match &fault {
                     Some(Fault::Problem(kind, after)) => state.problem(kind, *after),
                     Some(Fault::Garbage) => respond(200, &[], "<html>not ACME</html>"),
                     Some(Fault::Away | Fault::Hang) => respond(200, &[], ""),
                     other => state.serve(&parts, &body, other.as_ref()),
                 };
+                if let Some(value) = state.retry_after {
+                    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(value));
+                }
                 (fault, response)
             };
             match fault {
