@@ -4,10 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use instant_acme::Error;
 use tokio::sync::oneshot;
@@ -35,6 +37,9 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How long the thread may take to end. A file system that does not respond may keep it.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// When to begin again after a panic.
+const PANIC_PAUSE: Duration = Duration::from_secs(60);
+
 const DAY: u64 = 24 * 60 * 60;
 
 /// The thread of the current configuration. Dropping this ends it; an order under way goes on with the next one.
@@ -61,22 +66,27 @@ impl Renewer {
         let work = move || {
             let storages: BTreeSet<_> = listeners.iter().map(|settings| settings.storage.clone()).collect();
             let names: Vec<_> = listeners.iter().map(|settings| settings.listener.clone()).collect();
-            let renewals = listeners.into_iter().map(|settings| {
-                let (challenges, statuses, events) = (challenges.clone(), statuses.clone(), events.clone());
-                Renewals::new(settings, challenges, statuses, events, Arc::new(connect)).run()
-            });
-            let looks = storages.iter().map(|storage| look_for_challenges(storage, &challenges));
-            let all = async { tokio::join!(join_all(renewals), join_all(looks)) };
+            let forget = || {
+                storages.iter().for_each(|storage| challenges.set(storage, Vec::new()));
+                names.iter().for_each(|listener| statuses.remove(listener));
+            };
+            let all = async || {
+                let renewals = listeners.iter().map(|settings| {
+                    let (challenges, statuses, events) = (challenges.clone(), statuses.clone(), events.clone());
+                    Renewals::new(settings.clone(), challenges, statuses, events, Arc::new(connect)).run()
+                });
+                let looks = storages.iter().map(|storage| look_for_challenges(storage, &challenges));
+                tokio::join!(join_all(renewals), join_all(looks));
+            };
             runtime.block_on(async {
                 tokio::select! {
                     biased;
                     // Also if its owner is gone.
                     _ = must_end => {}
-                    _ = all => {}
+                    () = run_despite_panics(all, &forget) => {}
                 }
             });
-            storages.iter().for_each(|storage| challenges.set(storage, Vec::new()));
-            names.iter().for_each(|listener| statuses.remove(listener));
+            forget();
             runtime.shutdown_background();
             // Nobody may wait for it.
             let _ = has_ended.send(());
@@ -91,6 +101,19 @@ impl Renewer {
         // An error means that it has ended already.
         let _ = end.send(());
         let _ = timeout(END_TIMEOUT, ended).await;
+    }
+}
+
+/// Runs `work`. If it panics, forgets what it left, and runs it again after a pause: a fault that one response or one
+/// file causes must not end all renewals.
+async fn run_despite_panics(work: impl AsyncFn(), forget: impl Fn()) {
+    while AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        forget();
+        tracing::error!(
+            retry = %humantime::format_duration(PANIC_PAUSE),
+            "obtaining certificates panicked, which is a fault of Linchpin's; it begins again by itself, and certificates in use stay: please report it"
+        );
+        sleep(PANIC_PAUSE).await;
     }
 }
 
@@ -345,4 +368,26 @@ async fn ask_renewal(session: Option<&Session>, id: &str, history: &mut History)
 /// Returns the time, in seconds since 1970.
 fn now() -> u64 {
     clock::unix().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_panics_is_run_again_after_a_pause_and_nothing_of_it_stays() {
+        let (runs, forgotten, begun) = (Cell::new(0_u32), Cell::new(0_u32), Instant::now());
+        let work = async || {
+            runs.set(runs.get() + 1);
+            sleep(Duration::from_secs(1)).await;
+            assert!(runs.get() >= 3, "a panic that the test wants");
+        };
+        run_despite_panics(work, || forgotten.set(forgotten.get() + 1)).await;
+        assert_eq!((runs.get(), forgotten.get()), (3, 2));
+        assert_eq!(begun.elapsed().as_secs(), 3 + 2 * PANIC_PAUSE.as_secs());
+    }
 }
