@@ -195,8 +195,9 @@ impl OrderContext<'_> {
         }
         let chain = order.poll_certificate(&POLLS).await.map_err(failed)?;
         let pem = format!("{}{chain}", key.serialize_pem());
-        self.storage.save_certificate(self.lock, name, &pem).map_err(|why| {
-            Failure::new(format!("the ACME server's certificate can't be used: {why}"), "ask the authority")
+        self.storage.save_certificate(self.lock, name, &pem, clock::unix().as_secs()).map_err(|why| {
+            let remedy = "check this machine's clock, and ask the authority";
+            Failure::new(format!("the ACME server's certificate can't be used: {why}"), remedy)
         })
     }
 

@@ -18,6 +18,8 @@ const LONGEST_WAIT: u64 = 6 * HOUR;
 const LONGEST_URGENT_WAIT: u64 = HOUR;
 /// The longest Retry-After that is heeded. Those of rate limits are at most a week.
 pub(super) const LONGEST_RETRY_AFTER: u64 = 7 * DAY;
+/// How far the start of a new certificate may be in the future: the authority's clock may be ahead.
+const LATEST_START: u64 = DAY;
 /// The bounds of the time between two questions for renewal information (RFC 9773 §4.3.2).
 const ASK_AGAIN: std::ops::RangeInclusive<u64> = MINUTE..=DAY;
 /// When to ask again after a question that got no answer.
@@ -37,6 +39,21 @@ pub(super) struct StoredCertificate {
 }
 
 impl StoredCertificate {
+    /// Returns why this new certificate may not take the place of the stored one at the time `now`, if it may not.
+    pub(super) fn refusal(&self, now: u64, stored: Option<&StoredCertificate>) -> Option<&'static str> {
+        if self.not_after <= now {
+            return Some("it has expired already");
+        }
+        if self.not_before > now + LATEST_START {
+            return Some("it is not valid yet");
+        }
+        // One with a shorter lifetime may end earlier and be new: of another profile, or instead of a revoked one.
+        let is_old = |stored: &StoredCertificate| {
+            stored.not_before <= now && self.not_after <= stored.not_after && self.usual_renewal() <= now
+        };
+        stored.is_some_and(is_old).then_some("it is due for renewal, and expires no later than the one in use")
+    }
+
     fn lifetime(&self) -> u64 {
         self.not_after.saturating_sub(self.not_before)
     }
@@ -49,7 +66,7 @@ impl StoredCertificate {
     /// When to renew it, unless the ACME server says something else.
     fn usual_renewal(&self) -> u64 {
         let lifetime = self.lifetime();
-        self.not_before + if lifetime < SHORT_LIFETIME { lifetime / 2 } else { lifetime / 3 * 2 }
+        self.not_before.saturating_add(if lifetime < SHORT_LIFETIME { lifetime / 2 } else { lifetime / 3 * 2 })
     }
 }
 
@@ -285,6 +302,25 @@ mod tests {
         assert_eq!([0, 1, 2].map(chosen), [Some(TlsAlpn01), Some(Http01), Some(TlsAlpn01)]);
         assert_eq!(challenge(&both, |kind| kind == Http01, 7), Some(Http01));
         assert_eq!(challenge(&both, |_| false, 0), None);
+    }
+
+    #[test]
+    fn a_new_certificate_must_be_valid_and_no_worse_than_the_stored_one() {
+        let good = stored(60 * DAY, 90 * DAY);
+        let refused = |new: StoredCertificate, old: Option<&StoredCertificate>| new.refusal(NOW, old);
+        for old in [None, Some(&good)] {
+            assert_eq!(refused(stored(91 * DAY, 90 * DAY), old), Some("it has expired already"));
+            assert_eq!(refused(stored(90 * DAY, 90 * DAY), old), Some("it has expired already"));
+            let early = StoredCertificate { not_before: NOW + 2 * DAY, not_after: NOW + 90 * DAY, id: None };
+            assert_eq!(refused(early, old), Some("it is not valid yet"));
+            assert_eq!(refused(stored(0, 90 * DAY), old), None);
+            // Of a profile with short lifetimes.
+            assert_eq!(refused(stored(0, 6 * DAY), old), None);
+        }
+        let same = good.clone();
+        assert!(refused(same.clone(), Some(&good)).unwrap().contains("no later"));
+        assert_eq!(refused(same, None), None);
+        assert_eq!(refused(stored(80 * DAY, 90 * DAY), Some(&stored(91 * DAY, 90 * DAY))), None);
     }
 
     proptest! {

@@ -115,14 +115,25 @@ impl Storage {
         file.exists().then(|| read_certificate(&file, name).err()).flatten()
     }
 
-    /// Stores a certificate, which `pem` contains with its chain and its key, if it can be used for `name`.
+    /// Stores a certificate, which `pem` contains with its chain and its key, if it can be used for `name` at the time
+    /// `now`, and better than the one that is stored.
     ///
     /// # Errors
     /// Why it can't be used, or the operating system's error.
-    pub(super) fn save_certificate(&self, _: &Lock, name: &str, pem: &str) -> Result<StoredCertificate, String> {
+    pub(super) fn save_certificate(
+        &self,
+        _: &Lock,
+        name: &str,
+        pem: &str,
+        now: u64,
+    ) -> Result<StoredCertificate, String> {
         let file = self.certificate_file(name);
         let new = write_new(&file, pem.as_bytes()).map_err(|error| cannot_write(&file, &error))?;
-        let read = read_certificate(&new, name);
+        let read =
+            read_certificate(&new, name).and_then(|read| match read.refusal(now, self.certificate(name).as_ref()) {
+                Some(why) => Err(why.into()),
+                None => Ok(read),
+            });
         if read.is_ok() {
             publish(&new, &file).map_err(|error| cannot_write(&file, &error))?;
         } else {

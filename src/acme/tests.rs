@@ -332,3 +332,28 @@ async fn whatever_retry_after_the_server_sends_orders_and_renewal_information_go
         assert!(server.count("/renewal") == 1 && (1..=DAY).contains(&next), "{value}: {next}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_not_valid_is_a_failure_and_replaces_none() {
+    let (folder, server) = (Folder::new(), Server::new());
+    let linchpin = Linchpin::alone(&server, &folder);
+    server.0.lock().unwrap().validity = (70, 20);
+    linchpin.round().await;
+    let good = linchpin.certificate();
+    for (failures, (validity, why)) in
+        [((90, -1), "it has expired already"), ((-30, 60), "it is not valid yet"), ((80, 10), "no later than")]
+            .into_iter()
+            .enumerate()
+    {
+        server.0.lock().unwrap().validity = validity;
+        linchpin.wait();
+        linchpin.round().await;
+        let status = linchpin.status();
+        assert!(status.error.as_deref().is_some_and(|error| error.contains(why)), "{status:?}");
+        assert_eq!((status.failures as usize, linchpin.certificate()), (failures + 1, good.clone()));
+        // It is not ordered again at once.
+        let orders = server.count("/finalize");
+        linchpin.round().await;
+        assert!(linchpin.status().next_order > now() + 50 && server.count("/finalize") == orders);
+    }
+}
