@@ -18,6 +18,9 @@ const LONGEST_WAIT: u64 = 6 * HOUR;
 const LONGEST_URGENT_WAIT: u64 = HOUR;
 /// The longest Retry-After that is heeded. Those of rate limits are at most a week.
 pub(super) const LONGEST_RETRY_AFTER: u64 = 7 * DAY;
+/// The time between a success and the next order for the name, at least: a window that stays in the past, or a clock
+/// that is ahead, would let one order follow the other. A sixth of the lifetime if that is shorter.
+const SHORTEST_RENEWAL: u64 = HOUR;
 /// How far the start of a new certificate may be in the future: the authority's clock may be ahead.
 const LATEST_START: u64 = DAY;
 /// The bounds of the time between two questions for renewal information (RFC 9773 §4.3.2).
@@ -81,6 +84,8 @@ pub(super) struct History {
     pub(super) error: Option<String>,
     /// When the ACME server suggests to renew.
     pub(super) renewal: Option<Renewal>,
+    /// When the last certificate was obtained, in seconds since 1970. Older versions do not write it.
+    pub(super) obtained_at: Option<u64>,
 }
 
 /// What the ACME server says about the renewal of one certificate.
@@ -140,6 +145,13 @@ pub(super) fn order_at(now: u64, stored: Option<&StoredCertificate>, history: &H
             None => stored.usual_renewal(),
         }
     });
+    let due = match (stored, history.obtained_at) {
+        // A time in the future is from a clock that was wrong.
+        (Some(stored), Some(at)) if at <= now => {
+            due.max(at + SHORTEST_RENEWAL.min(stored.lifetime() / 6).max(FIRST_WAIT))
+        }
+        _ => due,
+    };
     let is_waiting = history.failures > 0 && history.retry_at <= now + LONGEST_RETRY_AFTER;
     if is_waiting { due.max(history.retry_at) } else { due }
 }
@@ -147,6 +159,11 @@ pub(super) fn order_at(now: u64, stored: Option<&StoredCertificate>, history: &H
 impl History {
     fn renewal_of(&self, certificate: &str) -> Option<&Renewal> {
         self.renewal.as_ref().filter(|renewal| renewal.certificate == certificate)
+    }
+
+    /// Makes the history of a name whose certificate was obtained now.
+    pub(super) fn obtained(now: u64) -> History {
+        History { obtained_at: Some(now), ..History::default() }
     }
 
     /// Records a failure. The ACME server may have said after how many seconds to try again; `random` is at least 0 and
@@ -305,6 +322,25 @@ mod tests {
     }
 
     #[test]
+    fn a_history_of_an_older_version_is_read() {
+        let history: History =
+            serde_json::from_str(r#"{"failures":2,"retry_at":7,"error":"x","renewal":null}"#).unwrap();
+        assert_eq!((history.failures, history.obtained_at), (2, None));
+    }
+
+    #[test]
+    fn a_window_that_stays_in_the_past_is_obeyed_once_an_hour_and_a_clock_that_was_ahead_postpones_nothing() {
+        let certificate = stored(0, 90 * DAY);
+        let mut history = History::obtained(NOW);
+        history.suggested(NOW, "id", Window { start: 1, end: 2 }, 0, 0.5);
+        assert_eq!(order_at(NOW, Some(&certificate), &history), NOW + HOUR);
+        assert_eq!(next(NOW + HOUR, Some(&certificate), &history), Step::Order);
+        assert_eq!(order_at(NOW - 1, Some(&certificate), &history), 1);
+        // One that somebody has removed is needed now.
+        assert_eq!(next(NOW, None, &history), Step::Order);
+    }
+
+    #[test]
     fn a_new_certificate_must_be_valid_and_no_worse_than_the_stored_one() {
         let good = stored(60 * DAY, 90 * DAY);
         let refused = |new: StoredCertificate, old: Option<&StoredCertificate>| new.refusal(NOW, old);
@@ -324,6 +360,28 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whatever_is_suggested_and_issued_orders_that_succeed_are_an_hour_apart(
+            lifetime in 6 * HOUR..400 * DAY,
+            begun in 0_u64..400 * DAY,
+            start in 0_u64..4_000_000_000,
+            length in 0_u64..4_000_000_000,
+            wrong in -(400 * DAY as i64)..400 * DAY as i64,
+            random in 0.0_f64..1.0,
+        ) {
+            // A certificate that is as old as it wants to be, and a clock that is as wrong.
+            let (certificate, now) = (stored(begun, lifetime), NOW.checked_add_signed(wrong).unwrap());
+            let mut history = History::obtained(now);
+            for at in [now, now + MINUTE, now + HOUR - 1] {
+                history.suggested(at, "id", Window { start, end: start + length }, 0, random);
+                prop_assert!(order_at(at, Some(&certificate), &history) >= now + HOUR);
+                prop_assert!(next(at, Some(&certificate), &history) != Step::Order);
+            }
+            // It is no reason to let one expire.
+            let due = order_at(now, Some(&certificate), &history);
+            prop_assert!(due <= certificate.not_after.max(now + HOUR), "{due}");
+        }
+
         #[test]
         fn whatever_fails_and_is_suggested_an_order_comes_before_the_end_and_never_more_often_than_allowed(
             lifetime in 2 * HOUR..400 * DAY,

@@ -238,7 +238,7 @@ impl Renewals {
                     match obtained {
                         Ok(new) => {
                             self.obtained(name, &new);
-                            history = History::default();
+                            history = History::obtained(now());
                             opened
                         }
                         Err(failure) => {

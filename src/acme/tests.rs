@@ -74,9 +74,9 @@ impl Linchpin {
         self.storage.history(NAME)
     }
 
-    /// Lets the wait after a failure pass.
+    /// Lets the wait after a failure, or a success, pass.
     fn wait(&self) {
-        let history = History { retry_at: now(), ..self.history() };
+        let history = History { retry_at: now(), obtained_at: None, ..self.history() };
         self.storage.save_history(&self.storage.lock().unwrap().unwrap(), NAME, &history).unwrap();
     }
 
@@ -119,7 +119,10 @@ async fn a_certificate_is_ordered_once_and_renewed_when_it_is_due() {
     server.0.lock().unwrap().validity = (70, 20);
     std::fs::remove_file(linchpin.file()).unwrap();
     linchpin.round().await;
-    // That one is past two thirds of its lifetime already.
+    // That one is past two thirds of its lifetime already. Nevertheless, orders are an hour apart.
+    linchpin.round().await;
+    assert_eq!(server.count("/finalize"), 2);
+    linchpin.wait();
     server.0.lock().unwrap().validity = (0, 90);
     linchpin.round().await;
     assert_eq!((server.count("/finalize"), server.count("/account")), (3, 2));
@@ -162,6 +165,7 @@ async fn what_fails_is_tried_again_later_even_after_a_restart_and_the_old_certif
     server.0.lock().unwrap().validity = (70, 20);
     linchpin.round().await;
     let old = linchpin.certificate();
+    linchpin.wait();
     server.0.lock().unwrap().validity = (0, 90);
     for (failures, (path, fault, says)) in [
         ("/directory", Fault::Away, "cannot be reached: connection refused"),
@@ -285,7 +289,9 @@ async fn renewal_information_decides_and_the_order_names_the_certificate_that_it
     let first = linchpin.storage.certificate(NAME).unwrap();
     // A window in the past: the authority will revoke it.
     linchpin.round().await;
+    linchpin.round().await;
     assert_eq!((server.count("/renewal"), server.count("/finalize")), (1, 1));
+    linchpin.wait();
     server.0.lock().unwrap().window = Some(("2099-01-01T00:00:00Z", "2099-01-02T00:00:00Z"));
     linchpin.round().await;
     assert_eq!((server.count("/renewal"), server.count("/finalize")), (1, 2));
