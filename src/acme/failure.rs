@@ -55,7 +55,7 @@ impl Failure {
                 Failure::new(format!("the ACME server does not support {what}"), "use another ACME server")
             }
             Error::Other(error) => match error.downcast_ref::<Unreachable>() {
-                Some(Unreachable(why)) => server(format!("the ACME server cannot be reached: {why}")),
+                Some(Unreachable(why)) => server(format!("the ACME server cannot be reached: {}", shown(why))),
                 None => server(format!("the request to the ACME server failed: {}", shown(&error.to_string()))),
             },
             error => server(format!("the ACME server gave no usable response: {}", shown(&error.to_string()))),
@@ -130,5 +130,9 @@ mod tests {
         let failure = Failure::of_server(away, None);
         assert_eq!(failure.fact, "the ACME server cannot be reached: connection refused (a:1)");
         assert!(failure.is_of_server);
+        // The name of a host in it is from the server's directory.
+        let long = Error::Other(Box::new(Unreachable(format!("its name \u{1b}[31m{} can't", "x".repeat(10_000)))));
+        let fact = Failure::of_server(long, None).fact;
+        assert!(fact.chars().count() < 400 && !fact.contains(char::is_control), "{fact}");
     }
 }

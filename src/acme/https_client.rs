@@ -63,7 +63,7 @@ impl HttpsClient {
     async fn send(&self, request: Request<BodyWrapper<Bytes>>) -> Result<Response<Full<Bytes>>, Unreachable> {
         let (mut parts, body) = request.into_parts();
         let Some((host, port)) = server_of(&parts.uri) else {
-            return Err(Unreachable(format!("its URL {:?} is not one with https", parts.uri.to_string())));
+            return Err(Unreachable(format!("its URL {:?} is not one with https", origin_of(&parts.uri))));
         };
         let failed = |reason: Reason| Unreachable(format!("{reason} ({host}:{port})"));
         parts.headers.insert(HOST, authority(&host, port).ok_or_else(|| failed(Reason::MALFORMED))?);
@@ -161,6 +161,12 @@ fn server_of(uri: &Uri) -> Option<(String, u16)> {
     Some((host.into(), uri.port_u16().unwrap_or(443)))
 }
 
+/// Returns the scheme and host of a URL, which may be shown. What else is in it may be a secret of the server's.
+fn origin_of(uri: &Uri) -> String {
+    let (scheme, host) = (uri.scheme_str(), uri.host().unwrap_or_default());
+    scheme.map_or_else(|| host.to_owned(), |scheme| format!("{scheme}://{host}"))
+}
+
 fn authority(host: &str, port: u16) -> Option<HeaderValue> {
     let host = if host.contains(':') { format!("[{host}]") } else { host.into() };
     HeaderValue::try_from(if port == 443 { host } else { format!("{host}:{port}") }).ok()
@@ -232,7 +238,8 @@ mod tests {
         let read =
             |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::try_from(text).unwrap())]));
         assert_eq!(read("120"), Some(120));
-        assert_eq!(read("soon"), None);
+        assert_eq!(["soon", "", "-1", "+1", "1.5"].map(read), [None; 5]);
+        assert_eq!(read("99999999999999999999"), Some(u64::MAX));
         assert_eq!(read("Fri, 31 Dec 1999 23:59:59 GMT"), Some(0));
         let later = std::time::SystemTime::now() + Duration::from_secs(100);
         assert!((90..=101).contains(&read(&httpdate::fmt_http_date(later)).unwrap()));
