@@ -271,7 +271,11 @@ impl Renewals {
         let context = OrderContext { settings, storage, lock, challenges, session };
         let replaces = stored.and_then(|stored| stored.id.as_deref()).filter(|id| history.has_suggestion(id));
         let request = OrderRequest { name, failures: history.failures, replaces };
-        match timeout(ORDER_TIMEOUT, context.obtain(&request)).await {
+        let obtained = timeout(ORDER_TIMEOUT, context.obtain(&request)).await;
+        // Those of an order that was not completed, here or by a process before, are nobody's any more.
+        storage.remove_challenges(lock, name, now());
+        challenges.set(&settings.storage, Storage::challenges(&settings.storage, now()));
+        match obtained {
             Ok(obtained) => obtained,
             Err(_) => {
                 let fact = "the ACME server did not complete the order in time";

@@ -232,6 +232,13 @@ impl Storage {
         }
     }
 
+    /// Forgets the challenges for `name`.
+    pub(super) fn remove_challenges(&self, lock: &Lock, name: &str, now: u64) {
+        for challenge in Self::challenges(&self.root, now).iter().filter(|challenge| challenge.name == name) {
+            self.remove_challenge(lock, &challenge.token);
+        }
+    }
+
     fn certificate_file(&self, name: &str) -> PathBuf {
         certificate_file(&self.root, &self.directory, name)
     }

@@ -363,3 +363,14 @@ async fn a_certificate_that_is_not_valid_is_a_failure_and_replaces_none() {
         assert!(linchpin.status().next_order > now() + 50 && server.count("/finalize") == orders);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_challenges_of_an_order_that_is_given_up_are_answered_no_longer() {
+    let (folder, server) = (Folder::new(), Server::new());
+    let linchpin = Linchpin::alone(&server, &folder);
+    server.fails("/challenge", Fault::Stuck);
+    linchpin.round().await;
+    assert!(linchpin.status().error.unwrap().contains("in time"));
+    assert_eq!(Storage::challenges(&folder.0.join("acme"), now()), []);
+    assert!(linchpin.renewals.challenges().http().response("/.well-known/acme-challenge/token0").is_none());
+}

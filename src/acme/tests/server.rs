@@ -40,6 +40,8 @@ pub(super) enum Fault {
     Hang,
     /// It carries out the request, and its response is lost.
     Lost,
+    /// It never answers, and nobody gives up.
+    Stuck,
     /// It issues a certificate for another key, or another name.
     OtherKey,
     OtherName,
@@ -133,7 +135,7 @@ impl HttpClient for Server {
                 let mut response = match &fault {
                     Some(Fault::Problem(kind, after)) => state.problem(kind, *after),
                     Some(Fault::Garbage) => respond(200, &[], "<html>not ACME</html>"),
-                    Some(Fault::Away | Fault::Hang) => respond(200, &[], ""),
+                    Some(Fault::Away | Fault::Hang | Fault::Stuck) => respond(200, &[], ""),
                     other => state.serve(&parts, &body, other.as_ref()),
                 };
                 if let Some(value) = state.retry_after {
@@ -143,6 +145,7 @@ impl HttpClient for Server {
             };
             match fault {
                 Some(Fault::Away | Fault::Lost) => away("connection refused (acme.test:443)"),
+                Some(Fault::Stuck) => std::future::pending().await,
                 // As the client itself gives up.
                 Some(Fault::Hang) => {
                     tokio::time::sleep(Duration::from_secs(30)).await;
