@@ -23,6 +23,8 @@ use crate::tls::{Certificate, CertificateFiles};
 const MAX_BYTES: u64 = 256 * 1024;
 /// The most challenges that are read: more than any number of names that are validated at the same time.
 const MAX_CHALLENGES: usize = 1000;
+/// The most files that are read for them. Those that are no challenges leave the others their places.
+const MAX_CHALLENGE_FILES: usize = 4 * MAX_CHALLENGES;
 
 /// The files of one ACME server.
 #[derive(Debug, Clone)]
@@ -200,9 +202,14 @@ impl Storage {
         let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
         let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "json"));
         let mut all = Vec::new();
-        for file in files.take(MAX_CHALLENGES) {
+        for file in files.take(MAX_CHALLENGE_FILES) {
             match read_json::<StoredChallenge>(&file) {
-                Some(challenge) if challenge.until > now => all.push(challenge),
+                Some(challenge) if challenge.until > now => {
+                    all.push(challenge);
+                    if all.len() == MAX_CHALLENGES {
+                        break;
+                    }
+                }
                 // Of a process that ended.
                 Some(_) => drop(std::fs::remove_file(&file)),
                 // It may be that of another version.

@@ -16,7 +16,7 @@ use super::plan::History;
 use super::renewer::Renewals;
 use super::settings::{ChallengeKind, Settings, certificate_file};
 use super::status::{CertificateStatus, Statuses};
-use super::storage::Storage;
+use super::storage::{Storage, StoredChallenge};
 use crate::clock;
 use crate::events::Events;
 use crate::tls::tests::Folder;
@@ -373,4 +373,29 @@ async fn the_challenges_of_an_order_that_is_given_up_are_answered_no_longer() {
     assert!(linchpin.status().error.unwrap().contains("in time"));
     assert_eq!(Storage::challenges(&folder.0.join("acme"), now()), []);
     assert!(linchpin.renewals.challenges().http().response("/.well-known/acme-challenge/token0").is_none());
+}
+
+#[test]
+fn files_that_are_no_challenges_do_not_crowd_out_those_that_are() {
+    let (folder, server) = (Folder::new(), Server::new());
+    let linchpin = Linchpin::alone(&server, &folder);
+    linchpin.storage.prepare().unwrap();
+    let lock = linchpin.storage.lock().unwrap().unwrap();
+    let save = |number: u32| {
+        let challenge = StoredChallenge {
+            kind: ChallengeKind::Http01,
+            name: NAME.into(),
+            token: format!("token{number}"),
+            key_authorization: String::new(),
+            until: u64::MAX,
+        };
+        linchpin.storage.save_challenge(&lock, &challenge).unwrap();
+    };
+    // A folder may list them in any order.
+    (0..10).for_each(save);
+    for number in 0..1500 {
+        std::fs::write(folder.0.join(format!("acme/challenges/{number}.json")), "{").unwrap();
+    }
+    (10..20).for_each(save);
+    assert_eq!(Storage::challenges(&folder.0.join("acme"), now()).len(), 20);
 }
