@@ -27,6 +27,12 @@ impl Failure {
         Failure { fact: fact.into(), remedy, retry_after: None, is_of_server: false }
     }
 
+    /// Makes the failure of a name that the ACME server does not accept without a word why.
+    pub(super) fn not_accepted() -> Failure {
+        let remedy = "check that the name leads here on port 80 or 443; Linchpin tries again by itself";
+        Failure::new("the ACME server did not accept the name", remedy)
+    }
+
     /// Makes the failure of a file that can't be written: no name gets a certificate.
     pub(super) fn of_storage(error: impl std::fmt::Display) -> Failure {
         let remedy = "let the user who runs Linchpin write to the folder `storage`, and check that its disk has room";
@@ -134,5 +140,12 @@ mod tests {
         let long = Error::Other(Box::new(Unreachable(format!("its name \u{1b}[31m{} can't", "x".repeat(10_000)))));
         let fact = Failure::of_server(long, None).fact;
         assert!(fact.chars().count() < 400 && !fact.contains(char::is_control), "{fact}");
+    }
+
+    #[test]
+    fn a_name_that_is_not_accepted_without_a_reason_has_a_remedy() {
+        let failure = Failure::not_accepted();
+        assert!(failure.remedy.contains("port 80 or 443") && failure.remedy.contains("by itself"), "{failure:?}");
+        assert!(!failure.is_of_server);
     }
 }

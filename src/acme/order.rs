@@ -175,9 +175,7 @@ impl OrderContext<'_> {
                 }
             }
         }
-        known.unwrap_or_else(|| {
-            Failure::new("the ACME server did not accept the name", "Linchpin tries again by itself")
-        })
+        known.unwrap_or_else(Failure::not_accepted)
     }
 
     /// Requests the certificate, waits for it, and stores it.
