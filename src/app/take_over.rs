@@ -280,7 +280,7 @@ impl Follow {
                     continue;
                 }
                 _ = broken.wait_for(|phase| *phase == Phase::Broken), if matches!(state, NewState::Accepting | NewState::Orphaned) => {
-                    why = "a worker thread of the new process has ended".into();
+                    why = "a worker thread of the new process has failed".into();
                     NewEvent::Failed
                 }
                 () = self.settling.settled(), if state == NewState::Accepting => NewEvent::Proven,

@@ -156,7 +156,7 @@ impl NewState {
             (NewState::Receiving, NewEvent::Lost) => (NewState::Orphaned, NewAction::Nothing),
             (NewState::Orphaned, NewEvent::Built) => (NewState::Accepting, NewAction::AcceptAlone),
             (NewState::Receiving | NewState::Prepared, NewEvent::Refused) => (NewState::GivenUp, NewAction::GiveUp),
-            // Nobody serves: whoever supervises this process has to start another one.
+            // Nobody serves: the supervisor of this process has to start another one.
             (NewState::Orphaned, NewEvent::Refused | NewEvent::Failed) => (NewState::GivenUp, NewAction::GiveUp),
             (NewState::Receiving, NewEvent::Committed) => (NewState::GivenUp, NewAction::GiveUp),
             (NewState::Accepting, NewEvent::Proven) => (NewState::Settled, NewAction::Settle),
