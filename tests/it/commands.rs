@@ -27,7 +27,11 @@ fn commands(text: &str) -> Vec<Vec<&str>> {
         };
         match word {
             "-- " => by_cargo(),
-            _ => !text[..at].ends_with(is_inside) && !text[..at].ends_with("/etc/"),
+            // A folder, and a user.
+            _ => {
+                !text[..at].ends_with(is_inside)
+                    && !["/etc/", "sudo -u "].iter().any(|other| text[..at].ends_with(other))
+            }
         }
     };
     ["linchpin ", "-- "]
@@ -84,6 +88,8 @@ fn an_unknown_command_is_reported() {
     assert_eq!(faults("`linchpin check --quiet`"), ["it has no --quiet"]);
     assert_eq!(faults("cargo run --release -- demmo"), ["there is no such command"]);
     assert_eq!(faults("Linchpin drains, and /etc/linchpin is a folder"), none);
+    assert_eq!(faults("`sudo -u linchpin linchpin dran`"), ["there is no such command"]);
+    assert_eq!(faults("`sudo -u linchpin linchpin check`"), none);
 }
 
 #[test]
