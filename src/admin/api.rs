@@ -56,7 +56,7 @@ pub(super) fn router(rules: &AccessRules, facts: StatusSources) -> Router {
     Router::new()
         .route("/", get(dashboard::page))
         .route(FILES_PATH, get(dashboard::file))
-        .route("/livez", get("ok"))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/openapi.json", get(openapi))
@@ -86,6 +86,16 @@ async fn add_security_headers(mut response: Response) -> Response {
     response
 }
 
+/// Says whether this process works as it should, or only a restart mends it: the same that systemd's watchdog looks at.
+/// One that starts or stops works, however long that takes.
+async fn livez(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
+    match *api.facts.phase.borrow() {
+        Phase::Starting | Phase::Ready | Phase::Stopping | Phase::Closing | Phase::Leaving => (StatusCode::OK, "ok"),
+        Phase::Stalled => (StatusCode::SERVICE_UNAVAILABLE, STALLED),
+        Phase::Broken => (StatusCode::SERVICE_UNAVAILABLE, BROKEN),
+    }
+}
+
 /// Says whether this process takes requests, not whether a backend could serve them: all Linchpins see the same
 /// backends, and to take all of them out of service as well would help no client.
 async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
@@ -93,10 +103,13 @@ async fn readyz(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
         Phase::Ready => (StatusCode::OK, "ready"),
         Phase::Stopping | Phase::Closing | Phase::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        Phase::Stalled => (StatusCode::SERVICE_UNAVAILABLE, "stalled: a worker thread does not respond"),
-        Phase::Broken => (StatusCode::SERVICE_UNAVAILABLE, "broken: a worker thread has failed"),
+        Phase::Stalled => (StatusCode::SERVICE_UNAVAILABLE, STALLED),
+        Phase::Broken => (StatusCode::SERVICE_UNAVAILABLE, BROKEN),
     }
 }
+
+const STALLED: &str = "stalled: a worker thread does not respond";
+const BROKEN: &str = "broken: a worker thread has failed";
 
 /// The document that describes this API.
 async fn openapi() -> Response {

@@ -223,19 +223,23 @@ async fn readiness_ends_before_life() {
     assert_eq!(server.get("/readyz").await, (StatusCode::OK, "ready".into()));
     server.phase.send_replace(Phase::Starting);
     assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "starting".into()));
+    let alive = (StatusCode::OK, "ok".to_owned());
+    assert_eq!(server.get("/livez").await, alive);
     server.phase.send_modify(|phase| assert!(phase.mark_ready()));
     server.phase.send_modify(|phase| assert!(phase.mark_stalled(true) && !phase.mark_stalled(true)));
-    let why = "stalled: a worker thread does not respond".into();
-    assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, why));
+    let why = (StatusCode::SERVICE_UNAVAILABLE, "stalled: a worker thread does not respond".into());
+    assert_eq!((server.get("/readyz").await, server.get("/livez").await), (why.clone(), why));
     server.phase.send_modify(|phase| assert!(phase.mark_stalled(false) && !phase.mark_stalled(false)));
     server.phase.send_modify(|phase| assert!(phase.mark_broken() && !phase.mark_broken()));
     server.phase.send_modify(|phase| assert!(!phase.mark_stalled(true) && !phase.mark_stalled(false)));
-    let why = "broken: a worker thread has failed".into();
-    assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, why));
-    server.phase.send_replace(Phase::Stopping);
+    let why = (StatusCode::SERVICE_UNAVAILABLE, "broken: a worker thread has failed".into());
+    assert_eq!((server.get("/readyz").await, server.get("/livez").await), (why.clone(), why));
+    for stopping in [Phase::Leaving, Phase::Closing, Phase::Stopping] {
+        server.phase.send_replace(stopping);
+        assert_eq!(server.get("/livez").await, alive, "nobody kills what ends by itself");
+    }
     server.phase.send_modify(|phase| assert!(!phase.mark_ready() && !phase.mark_broken()));
     assert_eq!(server.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "stopping".into()));
-    assert_eq!(server.get("/livez").await, (StatusCode::OK, "ok".into()));
     assert!(server.get("/api/v1/status").await.1.contains(r#""ready":false"#));
 }
 

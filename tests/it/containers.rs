@@ -153,7 +153,15 @@ fn the_example_for_kubernetes_may_only_see_endpoint_slices_and_its_parts_fit_tog
     let run: Vec<_> = std::iter::once("linchpin").chain(strings(&container["args"])).collect();
     assert!(is_command(&run), "{run:?}");
     let probe = strings(&container["readinessProbe"]["exec"]["command"]);
-    assert!(is_command(&probe) && probe[1] == "healthcheck", "{probe:?}");
+    assert!(is_command(&probe) && probe[1] == "healthcheck" && !probe.contains(&"--live"), "{probe:?}");
+    // A busy process is not killed, nor one that drains: it takes a minute of failures, each longer than our own timeout.
+    let liveness = &container["livenessProbe"];
+    let probe = strings(&liveness["exec"]["command"]);
+    assert!(is_command(&probe) && probe[1..3] == ["healthcheck", "--live"], "{probe:?}");
+    let timeout: u64 = probe[probe.iter().position(|word| *word == "--timeout").unwrap() + 1].parse().unwrap();
+    let number = |key: &str| liveness[key].as_u64().unwrap();
+    assert!(number("timeoutSeconds") > timeout && number("periodSeconds") >= number("timeoutSeconds"));
+    assert!(number("periodSeconds") * number("failureThreshold") >= 60);
     let image = container["image"].as_str().unwrap();
     assert!(image.ends_with(&format!(":{}", env!("CARGO_PKG_VERSION"))), "{image}");
 }

@@ -13,7 +13,11 @@ use super::support::{Backend, Client, soon, until};
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
 async fn readiness(place: &Place) -> String {
-    let response = ask(place, "GET", "/readyz", "").await;
+    answer(place, "/readyz").await
+}
+
+async fn answer(place: &Place, path: &str) -> String {
+    let response = ask(place, "GET", path, "").await;
     format!("{} {}", &response[9..12], response.rsplit("\r\n").next().unwrap())
 }
 
@@ -49,15 +53,21 @@ async fn a_worker_that_fails_is_reported_and_the_others_and_a_successor_go_on() 
         kept.push(stream);
     }
     is(&place, "200 ready").await;
+    let file = place.file();
+    assert_eq!(linchpin(&["healthcheck", "--live", "-c", file]).await.status.code(), Some(0));
 
     faults.fail(1);
     running.line("a worker thread failed and its connections are closed").await;
     is(&place, "503 broken: a worker thread has failed").await;
     event(&place, "\"phase\":\"broken\"").await;
-    let file = place.file();
-    let health = linchpin(&["healthcheck", "-c", file]).await;
-    assert_eq!(health.status.code(), Some(1));
-    assert!(printed(&health).contains("broken: a worker thread has failed"), "{}", printed(&health));
+    for (arguments, expected) in [
+        (&["healthcheck", "-c", file][..], "not ready: broken: a worker thread has failed"),
+        (&["healthcheck", "--live", "-c", file], "not alive: broken: a worker thread has failed"),
+    ] {
+        let health = linchpin(arguments).await;
+        assert_eq!(health.status.code(), Some(1));
+        assert!(printed(&health).contains(expected), "{}", printed(&health));
+    }
     // Connections of the other thread, and all new ones.
     let mut left = 0;
     for mut stream in kept {
@@ -102,9 +112,11 @@ async fn a_worker_that_hangs_is_reported_until_it_goes_on() {
     let mut running = faults.start(place.file(), &place.text("threads = 2", &pool(&[&a], ""))).await;
     faults.hang(0);
     running.line("a worker thread does not respond").await;
-    assert_eq!(readiness(&place).await, "503 stalled: a worker thread does not respond");
+    for path in ["/readyz", "/livez"] {
+        assert_eq!(answer(&place, path).await, "503 stalled: a worker thread does not respond", "{path}");
+    }
     event(&place, "\"phase\":\"stalled\"").await;
     faults.go_on(0);
     running.line("all worker threads respond again").await;
-    assert_eq!(readiness(&place).await, "200 ready");
+    assert_eq!((readiness(&place).await, answer(&place, "/livez").await), ("200 ready".into(), "200 ok".into()));
 }
