@@ -10,7 +10,7 @@ use prometheus_client::registry::Unit;
 use serde::Serialize;
 
 use crate::clock;
-use crate::tls::reload::WatchedCertificates;
+use crate::tls::reload::{CertificateExpiry, WatchedCertificates};
 
 /// A certificate, in `GET /api/v1/certificates`.
 #[derive(Debug, Serialize)]
@@ -40,14 +40,26 @@ pub(super) fn list(certificates: &WatchedCertificates) -> Vec<CertificateView> {
     .collect()
 }
 
-/// Encodes when each of them expires.
+/// Encodes when each of them becomes valid and expires: how much of its lifetime is left says more than how many days.
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, certificates: &WatchedCertificates) -> fmt::Result {
-    let help = "When the certificate expires, since the Unix epoch";
-    let (name, unit) = ("linchpin_certificate_not_after_timestamp", Some(&Unit::Seconds));
-    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-    for one in certificates.expiries(clock::unix()) {
-        let labels = [(one.kind, &*one.of), ("certificate", &*one.certificate)];
-        family.encode_family(&labels)?.encode_gauge(&one.not_after)?;
+    type Time = fn(&CertificateExpiry) -> i64;
+    let families: [(&str, &str, Time); 2] = [
+        (
+            "linchpin_certificate_not_before_timestamp",
+            "When the certificate becomes valid, since the Unix epoch",
+            |one| one.not_before,
+        ),
+        ("linchpin_certificate_not_after_timestamp", "When the certificate expires, since the Unix epoch", |one| {
+            one.not_after
+        }),
+    ];
+    let all = certificates.expiries(clock::unix());
+    for (name, help, time) in families {
+        let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        for one in &all {
+            let labels = [(one.kind, &*one.of), ("certificate", &*one.certificate)];
+            family.encode_family(&labels)?.encode_gauge(&time(one))?;
+        }
     }
     Ok(())
 }

@@ -60,17 +60,21 @@ impl WatchedCertificates {
         for one in self.0.load().iter() {
             let (kind, of) = one.label();
             for certificate in one.certificates() {
-                let (not_after, days) = (certificate.not_after, certificate.days_left(now));
+                let (not_before, not_after) = (certificate.not_before, certificate.not_after);
+                let days = certificate.days_left(now);
                 let is_same = |known: &&mut CertificateExpiry| {
                     (known.kind, &*known.of, &*known.certificate) == (kind, of, certificate.name())
                 };
                 match all.iter_mut().find(is_same) {
                     Some(known) if known.not_after <= not_after => {}
-                    Some(known) => (known.not_after, known.days) = (not_after, days),
+                    Some(known) => {
+                        (known.not_before, known.not_after, known.days) = (not_before, not_after, days);
+                    }
                     None => all.push(CertificateExpiry {
                         kind,
                         of: of.into(),
                         certificate: certificate.name().into(),
+                        not_before,
                         not_after,
                         days,
                     }),
@@ -97,6 +101,8 @@ pub struct CertificateExpiry {
     pub of: String,
     /// The name of the certificate.
     pub certificate: String,
+    /// When it becomes valid, in seconds since the Unix epoch.
+    pub not_before: i64,
     /// When it expires, in seconds since the Unix epoch.
     pub not_after: i64,
     /// Whole days until it expires; negative once it has.

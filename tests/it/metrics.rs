@@ -15,7 +15,7 @@ use super::support::{Backend, Client, Proxy, soon, until};
 const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
 
 /// The metrics of the contract.
-const NAMES: [&str; 49] = [
+const NAMES: [&str; 50] = [
     "linchpin_requests_total",
     "linchpin_request_duration_seconds",
     "linchpin_sessions",
@@ -46,6 +46,7 @@ const NAMES: [&str; 49] = [
     "linchpin_config_last_reload_success_timestamp_seconds",
     "linchpin_config_reloads_total",
     "linchpin_config_drift",
+    "linchpin_certificate_not_before_timestamp_seconds",
     "linchpin_certificate_not_after_timestamp_seconds",
     "linchpin_pins_rejected_total",
     "linchpin_copies_sessions",

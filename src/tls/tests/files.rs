@@ -177,6 +177,7 @@ fn the_days_left_follow_a_change_of_files() {
         authority.issue_with(&["app.example"], |params| {
             let end = i64::try_from(now.as_secs()).unwrap() + days * 24 * 60 * 60 + 60;
             params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end.try_into().unwrap());
+            params.not_before = params.not_after - Duration::from_secs(90 * 24 * 60 * 60);
         })
     };
     let pairs = vec![folder.pair("one", &until(80)), folder.pair("other", &until(70))];
@@ -184,8 +185,9 @@ fn the_days_left_follow_a_change_of_files() {
     let watched = WatchedCertificates::new([Arc::clone(&acceptor) as Arc<dyn Reload>]);
     let expected = |days: i64| {
         let not_after = i64::try_from(now.as_secs()).unwrap() + days * 24 * 60 * 60 + 60;
+        let not_before = not_after - 90 * 24 * 60 * 60;
         let (of, certificate) = ("web".into(), "app.example".into());
-        vec![CertificateExpiry { kind: "listener", of, certificate, not_after, days }]
+        vec![CertificateExpiry { kind: "listener", of, certificate, not_before, not_after, days }]
     };
     // Of two certificates with one name, the one that expires first counts.
     assert_eq!(watched.expiries(now), expected(70));
