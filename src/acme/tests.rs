@@ -7,8 +7,10 @@ mod server;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use instant_acme::HttpClient;
+use tokio::time::timeout;
 
 use super::account::Connect;
 use super::challenges::Challenges;
@@ -239,6 +241,34 @@ async fn an_order_whose_process_or_connection_was_lost_at_any_step_is_completed_
         assert!(next.has_certificate(), "{path}: {:?}", next.status());
         let made = server.0.lock().unwrap().seen.iter().filter(|seen| *seen == "/order").count();
         assert_eq!((made, server.count("/finalize")), (orders, 1), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_another_process_takes_over_at_any_time_is_completed_there_and_the_old_certificate_stays_until_then()
+ {
+    for at in 0.. {
+        let (folder, server) = (Folder::new(), Server::new());
+        server.0.lock().unwrap().validity = (70, 20);
+        let before = Linchpin::alone(&server, &folder);
+        before.round().await;
+        let old = before.certificate();
+        before.wait();
+        server.0.lock().unwrap().validity = (0, 90);
+        // Its thread ends there, and forgets its challenges.
+        let is_over = timeout(Duration::from_millis(250 * at), before.renewals.round()).await.is_ok();
+        server.0.lock().unwrap().answers.clear();
+        assert_eq!(before.certificate() == old, !is_over, "{at}");
+        let next = Linchpin::alone(&server, &folder);
+        next.round().await;
+        assert!(next.certificate() != old && next.status().error.is_none(), "{at}: {:?}", next.status());
+        let made = server.0.lock().unwrap().seen.iter().filter(|seen| *seen == "/order").count();
+        assert_eq!((made, server.count("/finalize"), server.count("/account")), (2, 2, 1), "{at}");
+        assert!(next.storage.order(NAME).is_none() && Storage::challenges(&folder.0.join("acme"), now()).is_empty());
+        if is_over {
+            assert!(at > 8, "it has taken so long");
+            break;
+        }
     }
 }
 

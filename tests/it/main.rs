@@ -10,6 +10,7 @@ mod abuse;
 mod access;
 mod access_log;
 mod acme;
+mod acme_takeover;
 mod admin_access;
 mod admin_places;
 mod admin_stalled;

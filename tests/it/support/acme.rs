@@ -78,7 +78,7 @@ impl Pebble {
         let mut command = Command::new("pebble");
         command.args(["-config", &file, "-dnsserver", &dns.address()]).kill_on_drop(true);
         command.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "0");
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdout(std::fs::File::create(folder.file("pebble.log")).unwrap()).stderr(Stdio::null());
         let process = command.spawn().expect("pebble; `tests/run` installs what the tests need");
         let pebble = Pebble { http, tls, folder, port, _dns: dns, _process: process };
         let is_up = async || pebble.ask(port, "dir").await.is_ok() && pebble.ask(management, "roots/0").await.is_ok();
@@ -93,11 +93,22 @@ impl Pebble {
         try_run("curl", &["-sSf", "--cacert", &self.folder.file("ca.pem"), &url]).await.map(|output| output.out)
     }
 
+    /// The URL of its directory.
+    pub fn directory(&self) -> String {
+        format!("https://127.0.0.1:{}/dir", self.port)
+    }
+
+    /// Counts the requests for paths that begin so.
+    pub fn requests(&self, path: &str) -> usize {
+        let log = std::fs::read_to_string(self.folder.file("pebble.log")).unwrap();
+        log.matches(&format!("POST {path}")).count()
+    }
+
     /// Returns the lines of `[listeners.tls.acme]` that name it, and a storage in its folder.
     pub fn settings(&self) -> String {
         format!(
-            "directory = \"https://127.0.0.1:{}/dir\"\nca = {:?}\nagree_to_terms = true\nstorage = {:?}\n",
-            self.port,
+            "directory = {:?}\nca = {:?}\nagree_to_terms = true\nstorage = {:?}\n",
+            self.directory(),
             self.folder.file("ca.pem"),
             self.folder.file("storage")
         )
