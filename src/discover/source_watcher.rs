@@ -47,9 +47,17 @@ pub async fn watch(
     updates: mpsc::Sender<SourceUpdate>,
     events: Events,
 ) {
-    let (pool_name, trust) = (&*pool, Trust::default());
-    let mut watcher =
-        SourceWatcher { pool: pool_name, settings: &settings, status: &status, trust, id, updates, events: &events };
+    let trust = Trust::default();
+    let mut watcher = SourceWatcher {
+        pool: &pool,
+        settings: &settings,
+        status: &status,
+        trust,
+        left_out: 0,
+        id,
+        updates,
+        events: &events,
+    };
     match &settings.source {
         Source::Dns(dns) => {
             let mut querier = dns::DnsQuerier::new(dns, &pool);
@@ -67,6 +75,8 @@ struct SourceWatcher<'a> {
     settings: &'a Settings,
     status: &'a SourceStatus,
     trust: Trust,
+    /// How many backends the last answer had too many.
+    left_out: usize,
     id: SourceId,
     updates: mpsc::Sender<SourceUpdate>,
     events: &'a Events,
@@ -79,7 +89,7 @@ impl SourceWatcher<'_> {
         let result = match result {
             LookupResult::Answer(found, ttl) => {
                 let (found, left_out) = answer::normalized(found, self.settings.max_backends);
-                if left_out > 0 {
+                if std::mem::replace(&mut self.left_out, left_out) != left_out && left_out > 0 {
                     tracing::warn!(
                         pool,
                         source,

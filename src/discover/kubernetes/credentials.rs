@@ -54,6 +54,9 @@ fn in_cluster() -> Option<ApiServer> {
 fn authorization(file: &Path) -> Result<HeaderValue, String> {
     let token = files::read_text(file, MAX_TOKEN)
         .map_err(|error| format!("cannot read the token in {}: {error}", file.display()))?;
+    if token.trim().is_empty() {
+        return Err(format!("{} is empty: it must hold the token", file.display()));
+    }
     let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
     let mut value = value.map_err(|_| format!("the content of {} is no token", file.display()))?;
     value.set_sensitive(true);
