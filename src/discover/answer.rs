@@ -69,7 +69,7 @@ fn weight(weight: u16, heaviest: u16) -> u32 {
 }
 
 /// Whether an address can be that of one server: it is neither unspecified, multicast nor broadcast.
-fn is_one_server(ip: IpAddr) -> bool {
+pub(super) fn is_one_server(ip: IpAddr) -> bool {
     let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
     !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
 }

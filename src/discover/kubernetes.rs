@@ -6,30 +6,35 @@ mod api;
 mod connection;
 mod credentials;
 mod endpoint_slice;
+mod pace;
 mod slices;
 mod watch_stream;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::settings::Kubernetes;
 use super::trust::LookupResult;
 use crate::clock;
 use api::{ApiClient, RequestError};
-use endpoint_slice::WatchEvent;
+use endpoint_slice::{WatchEvent, known_version};
+use pace::Pace;
 use slices::Slices;
 use watch_stream::WatchStream;
 
 /// The time for which an answer would hold if it were one of many looks. It decides how long an empty one is doubted.
 pub(super) const ANSWER_TTL: Duration = Duration::from_secs(10);
-/// The time from the beginning of one list or watch to the next: a server that closes every connection is not hammered.
-const PACE: Duration = Duration::from_secs(1);
+/// The time from one answer to the next: many changes in that time are one.
+const GATHER: Duration = Duration::from_millis(100);
 /// How many slices one response lists. A slice has a thousand endpoints at most.
 const PAGE: usize = 50;
-/// The most slices of a Service, which has a hundred endpoints in each by default.
-const MAX_SLICES: usize = 10_000;
+/// The most pages of a list. One may be empty and not the last.
+const MAX_PAGES: usize = 200;
+/// The longest time for a list with all its pages: a server forgets their version after as long.
+const LIST_TIMEOUT: Duration = Duration::from_secs(300);
 /// The bounds of a watch's length, in seconds. It is drawn at random, so that many Linchpins don't come back at once.
 const WATCH_SECONDS: std::ops::RangeInclusive<u64> = 240..=300;
 
@@ -38,61 +43,66 @@ pub(super) struct Follower<'a> {
     settings: &'a Kubernetes,
     api: ApiClient<'a>,
     slices: Slices,
+    /// The uids of the pods that the last answer had.
+    known: HashSet<String>,
     /// The version to watch from; `None` to list first.
     version: Option<String>,
-    watch: Option<WatchStream>,
-    begun: Option<Instant>,
+    watch: Option<Watch>,
+    pace: Pace,
+    answered: Option<Instant>,
+}
+
+/// A watch, when it began, and whether it has told something.
+struct Watch {
+    stream: WatchStream,
+    begun: Instant,
+    has_events: bool,
 }
 
 impl<'a> Follower<'a> {
     pub(super) fn new(settings: &'a Kubernetes) -> Follower<'a> {
-        let api = ApiClient::new(settings);
-        Follower { settings, api, slices: Slices::default(), version: None, watch: None, begun: None }
+        Follower {
+            settings,
+            api: ApiClient::new(settings),
+            slices: Slices::default(),
+            known: HashSet::new(),
+            version: None,
+            watch: None,
+            pace: Pace::default(),
+            answered: None,
+        }
     }
 
     /// Waits until the API server has said something: what the Service's endpoints are, or that they are still the same.
     /// The caller waits a while after a failure.
     pub(super) async fn next(&mut self) -> LookupResult {
-        match self.advance().await {
-            Ok(()) => match self.slices.backends(&self.settings.service, &self.settings.port) {
-                Ok(found) => LookupResult::Answer(found, ANSWER_TTL),
-                Err(why) => LookupResult::Failed(why),
-            },
+        let found = match self.advance().await {
+            Ok(()) => self.slices.backends(&self.settings.service, &self.settings.port, &self.known),
+            Err(why) => Err(why),
+        };
+        self.answered = Some(clock::now());
+        match found {
+            Ok(found) => {
+                self.known = found.iter().filter_map(|backend| backend.identity.clone()).collect();
+                LookupResult::Answer(found, ANSWER_TTL)
+            }
             Err(why) => LookupResult::Failed(why),
         }
     }
 
     async fn advance(&mut self) -> Result<(), String> {
         loop {
-            if let Some(watch) = &mut self.watch {
-                match watch.next().await {
-                    Ok(Some(events)) => match self.apply(events) {
-                        Ok(()) => return Ok(()),
-                        Err(RequestError::Gone) => self.version = None,
-                        Err(RequestError::Failed(why)) => {
-                            (self.watch, self.version) = (None, None);
-                            return Err(why);
-                        }
-                    },
-                    // It has ended, as each watch does, or its connection has. The next one shows whether the server
-                    // is still there, and misses nothing in between.
-                    Ok(None) => {}
-                    Err(why) => {
-                        (self.watch, self.version) = (None, None);
-                        return Err(why);
-                    }
-                }
-                self.watch = None;
-            }
-            self.pace().await;
-            let begun = match self.version.clone() {
-                None => self.list().await,
-                Some(version) => self.open_watch(&version).await,
+            let step = match self.watch.take() {
+                Some(watch) => self.follow(watch).await,
+                None => self.begin().await,
             };
-            match begun {
-                Ok(()) => return Ok(()),
+            match step {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
                 // The server has forgotten that version.
                 Err(RequestError::Gone) => self.version = None,
+                // The next watch shows all that has changed since.
+                Err(RequestError::Unavailable { why, .. }) => return Err(why),
                 Err(RequestError::Failed(why)) => {
                     // A server that was restored from a backup has never had that version.
                     self.version = None;
@@ -102,36 +112,93 @@ impl<'a> Follower<'a> {
         }
     }
 
-    async fn pace(&mut self) {
-        if let Some(begun) = self.begun {
-            sleep_until((begun + PACE).into()).await;
+    /// Follows the watch. Returns whether it has told something.
+    async fn follow(&mut self, mut watch: Watch) -> Result<bool, RequestError> {
+        let gathered = self.gather(&mut watch).await;
+        let (now, has_events) = (clock::now(), watch.has_events);
+        let lasted = now.saturating_duration_since(watch.begun);
+        match gathered {
+            Ok(Gathered { has_news, is_open }) => {
+                match is_open {
+                    true => self.watch = Some(watch),
+                    // It has ended, as each watch does, or its connection has. The next one shows whether the server is
+                    // still there, and misses nothing in between.
+                    false => self.pace.ended(lasted, has_events),
+                }
+                Ok(has_news)
+            }
+            Err(error) => {
+                self.pace.failed(now, lasted, error.retry_after());
+                Err(error)
+            }
         }
-        self.begun = Some(clock::now());
+    }
+
+    /// Waits for the next change, and takes in all that follow until another answer may be given.
+    async fn gather(&mut self, watch: &mut Watch) -> Result<Gathered, RequestError> {
+        let until = self.answered.map_or_else(clock::now, |at| at + GATHER);
+        let mut has_news = false;
+        while !has_news || clock::now() < until {
+            let next = watch.stream.next();
+            let events = match has_news {
+                false => next.await,
+                true => match timeout_at(until.into(), next).await {
+                    Ok(events) => events,
+                    Err(_) => break,
+                },
+            };
+            let Some(events) = events.map_err(RequestError::Failed)? else {
+                return Ok(Gathered { has_news, is_open: false });
+            };
+            self.apply(events)?;
+            (has_news, watch.has_events) = (true, true);
+        }
+        Ok(Gathered { has_news, is_open: true })
+    }
+
+    /// Begins a list, or a watch if the version of the last one is known. Returns whether that has told something.
+    async fn begin(&mut self) -> Result<bool, RequestError> {
+        if let Some(at) = self.pace.next(rand::random()) {
+            sleep_until(at.into()).await;
+        }
+        self.pace.begin(clock::now());
+        let begun = match self.version.clone() {
+            None => match timeout(LIST_TIMEOUT, self.list()).await {
+                Ok(listed) => listed,
+                Err(_) => Err(RequestError::Failed("the API server takes too long for its list".into())),
+            },
+            Some(version) => self.open_watch(&version).await,
+        };
+        if let Err(error) = &begun {
+            self.pace.failed(clock::now(), Duration::ZERO, error.retry_after());
+        }
+        begun.map(|()| true)
     }
 
     /// Lists all slices of the Service. Those of before count until all pages are there.
     async fn list(&mut self) -> Result<(), RequestError> {
         let mut slices = Slices::default();
         let mut next = None;
-        loop {
+        for _ in 0..MAX_PAGES {
             let page = self.api.list(PAGE, next.as_deref()).await?;
             for slice in page.items.into_iter().flatten() {
-                slices.set(slice);
+                slices.set(slice)?;
             }
-            within_bounds(&slices)?;
             next = page.metadata.next.filter(|next| !next.is_empty());
             if next.is_none() {
-                self.version = page.metadata.resource_version;
-                break;
+                let version = known_version(page.metadata.resource_version);
+                let none = || RequestError::Failed("the API server's list has no resourceVersion".into());
+                (self.version, self.slices) = (Some(version.ok_or_else(none)?), slices);
+                return Ok(());
             }
         }
-        self.slices = slices;
-        Ok(())
+        Err(RequestError::Failed(format!("the API server's list has more than {MAX_PAGES} pages")))
     }
 
     async fn open_watch(&mut self, version: &str) -> Result<(), RequestError> {
         let seconds = rand::rng().random_range(WATCH_SECONDS);
-        self.watch = Some(self.api.watch(version, seconds).await?);
+        let stream = self.api.watch(version, seconds).await?;
+        self.watch = Some(Watch { stream, begun: clock::now(), has_events: false });
         Ok(())
     }
 
@@ -140,7 +207,7 @@ impl<'a> Follower<'a> {
             let version = match event {
                 WatchEvent::Added(slice) | WatchEvent::Modified(slice) => {
                     let version = slice.metadata.resource_version.clone();
-                    self.slices.set(slice);
+                    self.slices.set(slice)?;
                     version
                 }
                 WatchEvent::Deleted(slice) => {
@@ -148,15 +215,17 @@ impl<'a> Follower<'a> {
                     slice.metadata.resource_version
                 }
                 WatchEvent::Bookmark(bookmark) => bookmark.metadata.resource_version,
-                WatchEvent::Error(status) => return Err(RequestError::of_status(status.code)),
+                WatchEvent::Error(status) => return Err(RequestError::of_status(status.code, None)),
             };
-            self.version = version.or(self.version.take());
+            self.version = known_version(version).or(self.version.take());
         }
-        within_bounds(&self.slices)
+        Ok(())
     }
 }
 
-fn within_bounds(slices: &Slices) -> Result<(), RequestError> {
-    let too_many = || RequestError::Failed(format!("the Service has more than {MAX_SLICES} EndpointSlices"));
-    if slices.len() > MAX_SLICES { Err(too_many()) } else { Ok(()) }
+/// What a watch has told.
+struct Gathered {
+    has_news: bool,
+    /// Whether the watch goes on.
+    is_open: bool,
 }

@@ -13,7 +13,7 @@ use super::support::proxy::Builder;
 use super::support::{Backend, Client, Proxy, Reply, Response, until};
 
 /// A pod: a server at an address of its own, whose responses say its uid.
-struct Pod {
+pub struct Pod {
     name: &'static str,
     uid: String,
     ip: Ipv4Addr,
@@ -29,7 +29,7 @@ impl Pod {
         Pod { name, uid: uid.into(), ip, server: Some(server), serving: true, terminating: false }
     }
 
-    fn endpoint(&self) -> Value {
+    pub fn endpoint(&self) -> Value {
         let Pod { name, uid, ip, serving, terminating, .. } = self;
         let conditions = json!({ "ready": *serving && !*terminating, "serving": serving, "terminating": terminating });
         let target = json!({ "kind": "Pod", "namespace": "shop", "name": name, "uid": uid });
@@ -42,17 +42,17 @@ impl Pod {
 }
 
 /// A StatefulSet behind a Service, and what the API server says of it.
-struct Cluster {
-    api: ApiServer,
-    port: u16,
-    pods: Vec<Pod>,
+pub struct Cluster {
+    pub api: ApiServer,
+    pub port: u16,
+    pub pods: Vec<Pod>,
 }
 
 const NAMES: [&str; 3] = ["web-0", "web-1", "web-2"];
 
 impl Cluster {
     /// Starts so many pods, which all listen on one port.
-    async fn start(pods: usize) -> Cluster {
+    pub async fn start(pods: usize) -> Cluster {
         let mut cluster = Cluster { api: ApiServer::start().await, port: free_port(pods), pods: Vec::new() };
         for (index, name) in NAMES.iter().take(pods).enumerate() {
             cluster.pods.push(Pod::start(name, &format!("{name}-first"), index as u8 + 1, cluster.port).await);
@@ -62,19 +62,19 @@ impl Cluster {
     }
 
     /// Has the API server tell what the pods are.
-    fn tell(&self) {
+    pub fn tell(&self) {
         let endpoints: Vec<_> = self.pods.iter().map(Pod::endpoint).collect();
         self.api.set("web-abcde", self.port, &endpoints);
     }
 
-    fn builder(&self, lines: &str) -> Builder {
+    pub fn builder(&self, lines: &str) -> Builder {
         Proxy::builder()
             .top("[admin]\naddress = \"127.0.0.1:0\"")
             .table("persistence", "verdict_header = \"verdict\"")
             .discover(&format!("{}{lines}", self.api.lines("\"http\"")))
     }
 
-    fn proxy(&self) -> Proxy {
+    pub fn proxy(&self) -> Proxy {
         self.builder("").start()
     }
 }
@@ -105,19 +105,19 @@ fn listed(proxy: &Proxy) -> Vec<String> {
     all
 }
 
-async fn members(proxy: &Proxy, expected: &[&str]) {
+pub async fn members(proxy: &Proxy, expected: &[&str]) {
     until(&format!("the members {expected:?}"), async || listed(proxy) == expected).await;
     // The data-path thread installs a snapshot before it accepts the second of two new connections.
     proxy.get(None).await;
     proxy.get(None).await;
 }
 
-async fn source(proxy: &Proxy) -> Value {
+pub async fn source(proxy: &Proxy) -> Value {
     let status: Value = serde_json::from_str(&proxy.ask("GET", "/api/v1/status", "").await.text()).unwrap();
     status["pools"][0]["discover"][0].clone()
 }
 
-async fn fails(proxy: &Proxy, why: &str) {
+pub async fn fails(proxy: &Proxy, why: &str) {
     until(&format!("the failure {why:?}"), async || {
         source(proxy).await["error"].as_str().is_some_and(|error| error.contains(why))
     })

@@ -82,6 +82,7 @@ mod in_flight;
 mod interim;
 mod key_files;
 mod kubernetes;
+mod kubernetes_faults;
 mod least_sessions;
 mod licences;
 mod limits;

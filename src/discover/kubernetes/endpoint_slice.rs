@@ -1,14 +1,26 @@
 //! Owns: the parts of `discovery.k8s.io/v1` that discovery reads: EndpointSlices, their lists and their watch events.
-//! Invariant: what the API server may leave out or send as `null` is optional; unknown fields are ignored.
+//! Invariant: what the API server may leave out or send as `null` is optional; unknown fields are ignored; lists are bounded.
 //! Must not know: what the fields mean for a pool.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
+
+/// The most slices of one page. A server that knows no pages sends all of them at once.
+const MAX_SLICES: usize = 1000;
+/// The most endpoints of one slice: as many as Kubernetes lets one have.
+const MAX_ENDPOINTS: usize = 1000;
+/// The most ports of one slice.
+const MAX_PORTS: usize = 1000;
 
 /// `EndpointSliceList`.
 #[derive(Debug, Deserialize)]
 pub(super) struct EndpointSliceList {
     #[serde(default)]
     pub(super) metadata: ListMeta,
+    #[serde(default, deserialize_with = "at_most::<MAX_SLICES, _, _>")]
     pub(super) items: Option<Vec<EndpointSlice>>,
 }
 
@@ -25,7 +37,9 @@ pub(super) struct ListMeta {
 #[derive(Debug, Deserialize)]
 pub(super) struct EndpointSlice {
     pub(super) metadata: ObjectMeta,
+    #[serde(default, deserialize_with = "at_most::<MAX_ENDPOINTS, _, _>")]
     pub(super) endpoints: Option<Vec<Endpoint>>,
+    #[serde(default, deserialize_with = "at_most::<MAX_PORTS, _, _>")]
     pub(super) ports: Option<Vec<EndpointPort>>,
 }
 
@@ -40,8 +54,9 @@ pub(super) struct ObjectMeta {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Endpoint {
-    /// They are all the same endpoint; only the first is used, as everywhere in Kubernetes.
-    pub(super) addresses: Option<Vec<String>>,
+    /// The first one: they are all the same endpoint, and only the first is used, as everywhere in Kubernetes.
+    #[serde(default, rename = "addresses", deserialize_with = "first")]
+    pub(super) address: Option<String>,
     pub(super) conditions: Option<EndpointConditions>,
     pub(super) target_ref: Option<ObjectReference>,
 }
@@ -97,4 +112,107 @@ pub(super) struct Status {
     /// The HTTP status that the request would have got.
     #[serde(default)]
     pub(super) code: u16,
+}
+
+/// Returns a version from which to watch. Without one a watch would begin at any time that the server likes.
+pub(super) fn known_version(version: Option<String>) -> Option<String> {
+    version.filter(|version| !version.is_empty() && version != "0")
+}
+
+/// Reads a list that has no more than `MOST` items: three bytes of text can become more than a hundred in memory.
+fn at_most<'de, const MOST: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    struct AtMost<const MOST: usize, T>(PhantomData<T>);
+    impl<'de, const MOST: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MOST, T> {
+        type Value = Option<Vec<T>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of up to {MOST} items")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if all.len() == MOST {
+                    return Err(A::Error::invalid_length(MOST + 1, &self));
+                }
+                all.push(item);
+            }
+            Ok(Some(all))
+        }
+    }
+    deserializer.deserialize_any(AtMost::<MOST, T>(PhantomData))
+}
+
+/// Reads the first item of a list.
+fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct First;
+    impl<'de> Visitor<'de> for First {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of texts")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let first = items.next_element()?;
+            while items.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(first)
+        }
+    }
+    deserializer.deserialize_any(First)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(text: &str) -> Result<EndpointSlice, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn lists_that_are_longer_than_those_of_kubernetes_are_refused_before_they_take_memory() {
+        let with = |key: &str, item: &str, count: usize| {
+            format!(r#"{{"metadata":{{}},"{key}":[{}]}}"#, vec![item; count].join(","))
+        };
+        for key in ["endpoints", "ports"] {
+            assert!(slice(&with(key, "{}", 1000)).is_ok());
+            assert!(slice(&with(key, "{}", 1001)).unwrap_err().to_string().contains("up to 1000 items"));
+        }
+        let list = |count| serde_json::from_str::<EndpointSliceList>(&with("items", r#"{"metadata":{}}"#, count));
+        assert_eq!(list(1000).unwrap().items.unwrap().len(), 1000);
+        assert!(list(1001).is_err());
+        let addresses =
+            format!(r#"{{"metadata":{{}},"endpoints":[{{"addresses":["10.0.0.1"{}]}}]}}"#, ",\"\"".repeat(5000));
+        let endpoints = slice(&addresses).unwrap().endpoints.unwrap();
+        assert_eq!(endpoints[0].address.as_deref(), Some("10.0.0.1"));
+    }
+
+    #[test]
+    fn what_is_null_or_left_out_is_unknown() {
+        for text in [
+            r#"{"metadata":{}}"#,
+            r#"{"metadata":{"name":"a"},"endpoints":null,"ports":null}"#,
+            r#"{"metadata":{},"endpoints":[{"addresses":null,"conditions":null,"targetRef":null},{}],"ports":[{}]}"#,
+        ] {
+            let slice = slice(text).unwrap();
+            assert!(
+                slice.endpoints.into_iter().flatten().all(|each| each.address.is_none() && each.conditions.is_none())
+            );
+        }
+        for version in [None, Some(""), Some("0")] {
+            assert_eq!(known_version(version.map(str::to_owned)), None);
+        }
+        assert!(slice(r#"{"metadata":{},"endpoints":"none"}"#).is_err());
+    }
 }

@@ -2,49 +2,68 @@
 //! Invariant: the same slices make the same backends in the same order, in every Linchpin; each pod is one backend.
 //! Must not know: how slices arrive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::super::answer::is_one_server;
 use super::super::backend::DiscoveredBackend;
 use super::super::name;
 use super::super::settings::PodPort;
-use super::endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use super::api::RequestError;
+use super::endpoint_slice::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice, ObjectMeta, ObjectReference};
+
+/// What all slices may take, in bytes: those of some 200,000 pods.
+const MAX_SIZE: usize = 64 << 20;
 
 /// The slices of a Service, by name.
 #[derive(Debug, Default)]
-pub(super) struct Slices(BTreeMap<String, EndpointSlice>);
+pub(super) struct Slices {
+    by_name: BTreeMap<String, EndpointSlice>,
+    /// What they take, in bytes.
+    size: usize,
+}
 
 impl Slices {
     /// Adds a slice, or replaces the one of that name.
-    pub(super) fn set(&mut self, slice: EndpointSlice) {
-        self.0.insert(slice.metadata.name.clone(), slice);
+    ///
+    /// # Errors
+    /// If there are too many; this one is among them.
+    pub(super) fn set(&mut self, slice: EndpointSlice) -> Result<(), RequestError> {
+        self.remove(&slice.metadata.name);
+        self.size += memory_of(&slice);
+        self.by_name.insert(slice.metadata.name.clone(), slice);
+        let too_many = || RequestError::Failed(format!("the Service's EndpointSlices take more than {MAX_SIZE} bytes"));
+        if self.size > MAX_SIZE { Err(too_many()) } else { Ok(()) }
     }
 
     /// Removes a slice.
     pub(super) fn remove(&mut self, name: &str) {
-        self.0.remove(name);
-    }
-
-    /// Returns how many there are.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+        if let Some(slice) = self.by_name.remove(name) {
+            self.size -= memory_of(&slice);
+        }
     }
 
     /// Returns the backends of this Service at this port. A pod that several slices have is one backend: it may be in
-    /// two while it moves from one to the other, and has one slice for each kind of address.
+    /// two while it moves from one to the other, and has one slice for each kind of address. `known` has the uids of
+    /// pods that had such a port before.
     ///
     /// # Errors
-    /// If there are endpoints, and none has such a port.
-    pub(super) fn backends(&self, service: &str, port: &PodPort) -> Result<Vec<DiscoveredBackend>, String> {
+    /// If there are endpoints, and none has such a port; or if a pod has lost it: ports of a pod don't change, so it is
+    /// the Service that has, in one slice after the other.
+    pub(super) fn backends(
+        &self,
+        service: &str,
+        port: &PodPort,
+        known: &HashSet<String>,
+    ) -> Result<Vec<DiscoveredBackend>, String> {
         let mut found: BTreeMap<String, DiscoveredBackend> = BTreeMap::new();
-        let mut has_port = None;
-        for slice in self.0.values() {
+        let mut without_port = Vec::new();
+        for slice in self.by_name.values() {
             let endpoints = slice.endpoints.iter().flatten();
             let Some(number) = port_of(slice, port) else {
-                has_port = has_port.or((endpoints.count() > 0).then_some(false));
+                without_port.extend(endpoints);
                 continue;
             };
-            has_port = Some(true);
             for backend in endpoints.filter_map(|endpoint| backend(service, endpoint, number)) {
                 let key = backend.identity.clone().unwrap_or_else(|| backend.name.clone());
                 match found.get_mut(&key) {
@@ -53,14 +72,16 @@ impl Slices {
                 }
             }
         }
-        if has_port == Some(false) {
+        let has_lost_it =
+            |endpoint: &&Endpoint| uid(endpoint).is_some_and(|uid| known.contains(uid) && !found.contains_key(uid));
+        if !without_port.is_empty() && (found.is_empty() || without_port.iter().any(has_lost_it)) {
             return Err(self.missing(port));
         }
         let mut found: Vec<_> = found.into_values().collect();
         // A pod that is gone may still be listed beside its successor, which has its name or its address: of two, the
         // one that serves counts.
         found.sort_by_key(|backend| (!backend.is_serving, backend.is_leaving));
-        let (mut names, mut addresses) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+        let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
         found.retain(|each| names.insert(each.name.clone()) && addresses.insert(each.address.clone()));
         Ok(found)
     }
@@ -92,10 +113,7 @@ fn port_of(slice: &EndpointSlice, port: &PodPort) -> Option<u16> {
 
 /// Makes a backend of an endpoint; `None` if it has no address at which a server can be.
 fn backend(service: &str, endpoint: &Endpoint, port: u16) -> Option<DiscoveredBackend> {
-    let ip: IpAddr = endpoint.addresses.as_ref()?.first()?.parse().ok()?;
-    if ip.is_unspecified() || ip.is_multicast() {
-        return None;
-    }
+    let ip: IpAddr = endpoint.address.as_deref()?.parse().ok().filter(|ip| is_one_server(*ip))?;
     let address = SocketAddr::new(ip, port);
     let target = endpoint.target_ref.as_ref();
     let name = match target.and_then(|target| target.name.as_deref()) {
@@ -104,12 +122,30 @@ fn backend(service: &str, endpoint: &Endpoint, port: u16) -> Option<DiscoveredBa
     };
     let EndpointConditions { ready, serving, terminating } = endpoint.conditions.as_ref().unwrap_or(&UNKNOWN);
     Some(DiscoveredBackend {
-        identity: target.and_then(|target| target.uid.clone()).filter(|uid| !uid.is_empty()),
+        identity: uid(endpoint).map(str::to_owned),
         // The documentation of the fields says to take unknown for these.
         is_serving: serving.or(*ready).unwrap_or(true),
         is_leaving: terminating.unwrap_or(false),
         ..DiscoveredBackend::new(name, address.into())
     })
+}
+
+fn uid(endpoint: &Endpoint) -> Option<&str> {
+    endpoint.target_ref.as_ref()?.uid.as_deref().filter(|uid| !uid.is_empty())
+}
+
+/// Returns what a slice takes, in bytes.
+fn memory_of(slice: &EndpointSlice) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let target = |target: &ObjectReference| text(&target.name) + text(&target.uid);
+    let of_endpoint = |endpoint: &Endpoint| {
+        size_of::<Endpoint>() + text(&endpoint.address) + endpoint.target_ref.as_ref().map_or(0, target)
+    };
+    let of_port = |port: &EndpointPort| size_of::<EndpointPort>() + text(&port.name) + text(&port.protocol);
+    let endpoints: usize = slice.endpoints.iter().flatten().map(of_endpoint).sum();
+    let ports: usize = slice.ports.iter().flatten().map(of_port).sum();
+    let ObjectMeta { name, resource_version } = &slice.metadata;
+    size_of::<EndpointSlice>() + 2 * name.len() + text(resource_version) + endpoints + ports
 }
 
 const UNKNOWN: EndpointConditions = EndpointConditions { ready: None, serving: None, terminating: None };
@@ -130,7 +166,7 @@ mod tests {
 
     fn slices(all: &[serde_json::Value]) -> Slices {
         let mut slices = Slices::default();
-        all.iter().for_each(|slice| slices.set(serde_json::from_value(slice.clone()).unwrap()));
+        all.iter().for_each(|slice| slices.set(serde_json::from_value(slice.clone()).unwrap()).unwrap());
         slices
     }
 
@@ -157,7 +193,8 @@ mod tests {
             };
             format!("{} {} {} {state}", found.name, found.identity.unwrap_or_default(), found.address)
         };
-        let mut all: Vec<_> = slices.backends("web", port).unwrap().into_iter().map(describe).collect();
+        let mut all: Vec<_> =
+            slices.backends("web", port, &HashSet::new()).unwrap().into_iter().map(describe).collect();
         all.sort();
         all
     }
@@ -219,16 +256,20 @@ mod tests {
         let two = slices(&[slice("web-1", serde_json::json!([pod("a", "u", "10.0.0.1", serde_json::Value::Null)]))]);
         assert_eq!(listed(&two, &PodPort::Only), ["a u 10.0.0.1:8080 ready"], "the UDP port is none");
         assert_eq!(listed(&two, &PodPort::Number(9000)), ["a u 10.0.0.1:9000 ready"]);
-        let missing = two.backends("web", &PodPort::Named("dns".into())).unwrap_err();
+        let missing = two.backends("web", &PodPort::Named("dns".into()), &HashSet::new()).unwrap_err();
         assert_eq!(missing, "the Service has no TCP port named \"dns\"");
-        assert_eq!(Slices::default().backends("web", &http()), Ok(Vec::new()), "without endpoints nothing is missing");
+        assert_eq!(
+            Slices::default().backends("web", &http(), &HashSet::new()),
+            Ok(Vec::new()),
+            "without endpoints nothing is missing"
+        );
     }
 
     #[test]
     fn endpoints_without_pods_are_named_by_address_and_those_without_address_are_none() {
         let endpoints = serde_json::json!([
             { "addresses": ["10.0.0.1"] }, { "addresses": ["db.internal"] }, { "addresses": [] }, { "addresses": null },
-            { "addresses": ["0.0.0.0"] },
+            { "addresses": ["0.0.0.0"] }, { "addresses": ["255.255.255.255"] }, {},
         ]);
         let none =
             serde_json::json!({ "metadata": { "name": "x" }, "addressType": "IPv4", "endpoints": null, "ports": null });
@@ -236,5 +277,49 @@ mod tests {
             listed(&slices(&[slice("a", endpoints), none]), &http()),
             ["web-10.0.0.1-8080  10.0.0.1:8080 ready"]
         );
+    }
+
+    #[test]
+    fn a_port_that_is_renamed_in_one_slice_after_the_other_ends_no_pod() {
+        let none = serde_json::Value::Null;
+        let of = |name: &str, uid: &str, ip: &str| slice(name, serde_json::json!([pod(uid, uid, ip, none.clone())]));
+        let renamed = |mut slice: serde_json::Value| {
+            slice["ports"][0]["name"] = "web".into();
+            slice
+        };
+        let (a, b) = (of("web-1", "a", "10.0.0.1"), of("web-2", "b", "10.0.0.2"));
+        let known = |uids: &[&str]| uids.iter().map(|uid| (*uid).to_owned()).collect::<HashSet<_>>();
+        let found = |all: &[serde_json::Value], uids: &[&str]| {
+            let found = slices(all).backends("web", &http(), &known(uids))?;
+            Ok::<_, String>(found.into_iter().map(|each| each.name).collect::<Vec<_>>())
+        };
+        assert_eq!(found(&[a.clone(), b.clone()], &[]), Ok(vec!["a".into(), "b".into()]));
+        for all in [[a.clone(), renamed(b.clone())], [renamed(a.clone()), renamed(b.clone())]] {
+            assert_eq!(found(&all, &["a", "b"]), Err("the Service has no TCP port named \"http\"".into()));
+        }
+        // A pod that never had it is none of the pool's, and keeps nothing from happening to the others.
+        assert_eq!(found(&[a.clone(), renamed(b.clone())], &["a"]), Ok(vec!["a".into()]));
+        // Nor does one that has it in another slice.
+        let both = [a.clone(), b.clone(), renamed(of("web-3", "b", "10.0.0.2"))];
+        assert_eq!(found(&both, &["a", "b"]), Ok(vec!["a".into(), "b".into()]));
+    }
+
+    #[test]
+    fn what_the_slices_take_is_bounded_however_they_come_and_go() {
+        let long = |name: usize, length: usize| {
+            let pods: Vec<_> =
+                (0..1000).map(|_| pod(&"n".repeat(length), "u", "10.0.0.1", serde_json::Value::Null)).collect();
+            serde_json::from_value::<EndpointSlice>(slice(&name.to_string(), pods.into())).unwrap()
+        };
+        let mut slices = Slices::default();
+        for round in 0..3 {
+            (0..2).for_each(|name| slices.set(long(name, 20_000 + round)).unwrap());
+        }
+        assert!((40_000_000..45_000_000).contains(&slices.size), "each counts once: {}", slices.size);
+        assert!(
+            matches!(slices.set(long(9, 30_000)), Err(RequestError::Failed(why)) if why.contains("take more than"))
+        );
+        ["0", "1", "9", "none"].into_iter().for_each(|name| slices.remove(name));
+        assert_eq!(slices.size, 0);
     }
 }

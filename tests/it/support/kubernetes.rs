@@ -48,12 +48,15 @@ struct State {
     token: String,
     /// Slices in one page.
     page: usize,
+    /// What it answers instead, by the query.
+    fault: Option<Fault>,
     watches: Vec<mpsc::UnboundedSender<Bytes>>,
     connections: Vec<AbortHandle>,
     requests: Vec<String>,
 }
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+type Fault = Box<dyn Fn(&str) -> Option<Response<Body>> + Send>;
 
 impl ApiServer {
     pub async fn start() -> ApiServer {
@@ -156,8 +159,28 @@ impl ApiServer {
         lock(&self.state).page = slices;
     }
 
+    /// Answers each request as this says, by its query; or as usual where it says nothing.
+    pub fn answer(&self, fault: impl Fn(&str) -> Option<Response<Body>> + Send + 'static) {
+        lock(&self.state).fault = Some(Box::new(fault));
+    }
+
+    /// Tells of this change in all watches, and knows nothing of it later.
+    pub fn tell(&self, kind: &str, object: &Value) {
+        lock(&self.state).send(&json!({ "type": kind, "object": object }));
+    }
+
+    /// The version of the last change.
+    pub fn version(&self) -> u64 {
+        lock(&self.state).version
+    }
+
     /// Creates or replaces a slice with these endpoints, whose port `http` is this one.
     pub fn set(&self, slice: &str, port: u16, endpoints: &[Value]) {
+        self.set_named(slice, "http", port, endpoints);
+    }
+
+    /// The same, with another name of the port.
+    pub fn set_named(&self, slice: &str, name: &str, port: u16, endpoints: &[Value]) {
         let mut state = lock(&self.state);
         state.version += 1;
         let object = json!({
@@ -167,7 +190,7 @@ impl ApiServer {
                 "labels": { "kubernetes.io/service-name": SERVICE }, "managedFields": [],
             },
             "endpoints": if endpoints.is_empty() { Value::Null } else { endpoints.into() },
-            "ports": [{ "name": "http", "port": port, "protocol": "TCP" }, { "name": "admin", "port": 9, "protocol": "TCP" }],
+            "ports": [{ "name": name, "port": port, "protocol": "TCP" }, { "name": "admin", "port": 9, "protocol": "TCP" }],
         });
         let kind = if state.slices.insert(slice.to_owned(), object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
         state.change(kind, object);
@@ -244,6 +267,9 @@ impl State {
             Some(format!("kubernetes.io%2Fservice-name%3D{SERVICE}").as_str())
         );
         self.requests.push(query.to_owned());
+        if let Some(response) = self.fault.as_ref().and_then(|fault| fault(query)) {
+            return response;
+        }
         match parameter(query, "resourceVersion") {
             None => self.list(query),
             Some(version) => {
@@ -262,7 +288,7 @@ impl State {
         let next = if skipped + size < self.slices.len() { (skipped + size).to_string() } else { String::new() };
         let metadata = json!({ "resourceVersion": self.version.to_string(), "continue": next });
         let list = json!({ "kind": "EndpointSliceList", "metadata": metadata, "items": items });
-        Response::new(Full::new(Bytes::from(list.to_string())).boxed_unsync())
+        response(&list)
     }
 
     fn watch(&mut self, from: u64) -> Response<Body> {
@@ -285,7 +311,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap()
 }
 
-fn failure(code: u16) -> Response<Body> {
+/// A response with this body.
+pub fn response(body: &Value) -> Response<Body> {
+    Response::new(Full::new(Bytes::from(body.to_string())).boxed_unsync())
+}
+
+pub fn failure(code: u16) -> Response<Body> {
     let status =
         json!({ "kind": "Status", "status": "Failure", "message": "<b>what the server says</b>", "code": code });
     let body = Full::new(Bytes::from(status.to_string())).boxed_unsync();
