@@ -64,7 +64,7 @@ impl BalancerKind {
     /// it, all threads would begin with the same backend.
     pub fn build(self, pool: &Pool, entropy: u64) -> Rc<dyn Balancer> {
         match self {
-            BalancerKind::RoundRobin => Rc::new(round_robin::RoundRobin::new(pool, entropy)),
+            BalancerKind::RoundRobin => Rc::new(round_robin::RoundRobin::new(entropy)),
             BalancerKind::LeastRequests => Rc::new(least_requests::LeastRequests),
             BalancerKind::LeastSessions => Rc::new(least_sessions::LeastSessions),
             BalancerKind::RandomTwo => Rc::new(random_two::RandomTwo::default()),

@@ -33,25 +33,49 @@ impl<T> PerThread<T> {
     }
 }
 
-/// The same, for values that most threads never need: one takes memory once its thread uses it.
+/// The same, for values that most threads never need: one takes memory once its thread uses it. Without any, this is as
+/// small however many threads there are.
 #[derive(Debug)]
-pub struct LazyPerThread<T>(Box<[OnceLock<Box<Aligned<T>>>]>);
+pub struct LazyPerThread<T> {
+    threads: usize,
+    values: OnceLock<Values<T>>,
+}
 
-impl<T: Default> LazyPerThread<T> {
-    /// Makes room for the values of `threads` threads.
-    pub fn new(threads: usize) -> LazyPerThread<T> {
-        LazyPerThread((0..threads).map(|_| OnceLock::new()).collect())
+type Values<T> = Box<[OnceLock<Box<Aligned<T>>>]>;
+
+impl<T> LazyPerThread<T> {
+    /// Makes place for the values of `threads` threads.
+    pub const fn new(threads: usize) -> LazyPerThread<T> {
+        LazyPerThread { threads, values: OnceLock::new() }
     }
 
-    /// Returns the value of the thread with this number, made now if this is its first use. Only that thread may call
-    /// this.
-    pub fn get(&self, thread: usize) -> Option<&T> {
-        self.0.get(thread).map(|value| &value.get_or_init(Box::default).0)
+    /// Returns the value of the thread with this number, made by `make` if this is its first use. Only that thread may
+    /// call this.
+    pub fn get_or_make(&self, thread: usize, make: impl FnOnce() -> T) -> Option<&T> {
+        if thread >= self.threads {
+            return None;
+        }
+        let values = self.values.get_or_init(|| (0..self.threads).map(|_| OnceLock::new()).collect());
+        values.get(thread).map(|value| &value.get_or_init(|| Box::new(Aligned(make()))).0)
+    }
+
+    /// Returns the values that threads have used, with their threads' numbers.
+    pub fn enumerate(&self) -> impl Iterator<Item = (usize, &T)> {
+        let values = self.values.get().into_iter().flat_map(|values| values.iter().enumerate());
+        values.filter_map(|(thread, value)| value.get().map(|aligned| (thread, &aligned.0)))
     }
 
     /// Returns the values that threads have used.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().filter_map(|value| value.get().map(|aligned| &aligned.0))
+        self.enumerate().map(|(_, value)| value)
+    }
+}
+
+impl<T: Default> LazyPerThread<T> {
+    /// Returns the value of the thread with this number, made now if this is its first use. Only that thread may call
+    /// this.
+    pub fn get(&self, thread: usize) -> Option<&T> {
+        self.get_or_make(thread, T::default)
     }
 }
 
@@ -87,7 +111,7 @@ mod tests {
         for (thread, n) in [(2, 1), (0, 2), (2, 3), (7, 9)] {
             lazy.get(thread).into_iter().for_each(|counter| counter.add(n));
         }
-        assert_eq!(lazy.iter().map(Counter::get).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(lazy.enumerate().map(|(at, counter)| (at, counter.get())).collect::<Vec<_>>(), [(0, 2), (2, 4)]);
         let addresses: Vec<_> = counters.iter().map(|counter| std::ptr::from_ref(counter) as usize).collect();
         assert!(addresses.windows(2).all(|pair| pair[1] - pair[0] >= 128 && pair[0].is_multiple_of(128)));
     }

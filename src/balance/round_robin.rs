@@ -11,33 +11,67 @@ use crate::pool::Pool;
 use crate::pool::hash::mix;
 use crate::pool::slow_start::ONE;
 
-/// The cursor. In a small pool every candidate earns its weight in each round; the one with the most credit is chosen
-/// and pays the sum of the weights. In a large pool backends take turns, and each earns its weight at its turn: it is
-/// chosen if it can pay the largest weight. Credits of other backends do not change.
+/// The cursor. It takes memory once it is used: with a hundred threads and thousands of pools, most never are.
 pub(super) struct RoundRobin {
-    state: RefCell<State>,
+    /// Decides where it starts. Otherwise all threads of all Linchpins would send their first client to the first
+    /// backend.
+    entropy: u64,
+    state: RefCell<Option<State>>,
 }
 
-struct State {
-    /// One for each backend.
-    credits: Vec<i64>,
-    /// In a large pool: whose turn is next, and the largest weight.
+enum State {
+    Small(Credits),
+    Large(Turns),
+}
+
+/// The state in a small pool: what each backend has earned. Every candidate earns its weight in each round; the one with
+/// the most credit is chosen and pays the sum of the weights.
+struct Credits(Vec<i64>);
+
+/// The state in a large pool: backends take turns. With equal weights each is chosen at its turn. Of others, the heaviest
+/// are chosen in each round, and one that weighs a tenth of them in each tenth round, as Bresenham's algorithm draws a
+/// line. So the state is as small as the pool is large.
+struct Turns {
+    /// Decides in which rounds a light backend is chosen: or all of the same weight would be chosen one right after the
+    /// other.
+    entropy: u64,
+    /// Whose turn is next, and how often all have had theirs.
     turn: usize,
-    price: i64,
+    round: u64,
+    /// The largest weight.
+    price: u64,
 }
 
 /// The most backends to visit in order to find a start.
 const MOST_WORK: u64 = 1_000_000;
 
 impl RoundRobin {
-    /// Creates a cursor that starts at a random position of the cycle. Otherwise all threads of all Linchpins would
-    /// send their first client to the first backend.
-    pub(super) fn new(pool: &Pool, entropy: u64) -> RoundRobin {
-        let weights = weights(pool);
-        let count = weights.len().max(1) as u64;
-        if weights.len() > SMALL {
-            return RoundRobin::in_turns(&weights, entropy);
+    /// Creates a cursor that starts at a random position of the cycle.
+    pub(super) fn new(entropy: u64) -> RoundRobin {
+        RoundRobin { entropy, state: RefCell::default() }
+    }
+}
+
+impl State {
+    fn begin(pool: &Pool, entropy: u64) -> State {
+        if pool.backends().len() > SMALL {
+            let price = weights(pool).max().unwrap_or_default();
+            let turn = (entropy % pool.backends().len() as u64) as usize;
+            State::Large(Turns { entropy, turn, round: 0, price: price.max(1) })
+        } else {
+            State::Small(Credits::begin(pool, entropy))
         }
+    }
+}
+
+fn weights(pool: &Pool) -> impl Iterator<Item = u64> {
+    pool.backends().iter().map(|backend| u64::from(backend.live().effective_weight()))
+}
+
+impl Credits {
+    fn begin(pool: &Pool, entropy: u64) -> Credits {
+        let weights: Vec<_> = weights(pool).map(u64::cast_signed).collect();
+        let count = weights.len().max(1) as u64;
         if let [first, others @ ..] = &*weights
             && others.iter().all(|weight| weight == first)
         {
@@ -45,47 +79,26 @@ impl RoundRobin {
             let steps = (entropy % count) as usize;
             let earned = first * steps as i64;
             let credit = |index: usize| if index < steps { earned - first * weights.len() as i64 } else { earned };
-            return RoundRobin::with((0..weights.len()).map(credit).collect());
+            return Credits((0..weights.len()).map(credit).collect());
         }
-        let this = RoundRobin::with(vec![0; weights.len()]);
+        let mut this = Credits(vec![0; weights.len()]);
         let tried = TriedBackends::new();
         // A cycle can have a thousand steps for each backend. A few steps for each are enough to make threads start
         // elsewhere, and one step visits all backends.
         let most = (4 * count).min(MOST_WORK / count).max(1);
         let steps = entropy % (weights.iter().sum::<i64>().unsigned_abs() / u64::from(ONE)).clamp(1, most);
         for _ in 0..steps {
-            this.best(&Candidates::new(pool, &tried), 0);
+            this.smoothest(&Candidates::new(pool, &tried));
         }
         this
     }
 
-    fn with(credits: Vec<i64>) -> RoundRobin {
-        RoundRobin { state: RefCell::new(State { credits, turn: 0, price: 0 }) }
-    }
-
-    /// Begins the turns of a large pool anywhere. Credits begin anywhere, too, or all backends of the same small weight
-    /// would be chosen one right after the other.
-    fn in_turns(weights: &[i64], entropy: u64) -> RoundRobin {
-        let price = weights.iter().copied().max().unwrap_or_default().max(1);
-        let credit = |index: usize| (mix(entropy.wrapping_add(index as u64)) % price.unsigned_abs()) as i64;
-        let credits = (0..weights.len()).map(credit).collect();
-        let turn = (entropy % weights.len().max(1) as u64) as usize;
-        RoundRobin { state: RefCell::new(State { credits, turn, price }) }
-    }
-}
-
-fn weights(pool: &Pool) -> Vec<i64> {
-    pool.backends().iter().map(|backend| i64::from(backend.live().effective_weight())).collect()
-}
-
-impl State {
-    /// Chooses in a small pool.
     fn smoothest(&mut self, candidates: &Candidates<'_>) -> Option<usize> {
         let mut sum = 0;
         let mut best: Option<(usize, i64)> = None;
         for (index, backend) in candidates.iter() {
             let weight = i64::from(backend.live().effective_weight());
-            let credit = self.credits.get_mut(index)?;
+            let credit = self.0.get_mut(index)?;
             *credit += weight;
             sum += weight;
             if best.is_none_or(|(_, most)| *credit > most) {
@@ -93,30 +106,30 @@ impl State {
             }
         }
         let (index, _) = best?;
-        self.credits[index] -= sum;
+        self.0[index] -= sum;
         Some(index)
     }
+}
 
-    /// Chooses in a large pool. With equal weights the first candidate is chosen; with others, one out of as many as the
-    /// largest weight is times the mean.
-    fn next_in_turn(&mut self, candidates: &Candidates<'_>) -> Option<usize> {
+impl Turns {
+    /// With equal weights the first candidate is chosen; with others, one out of as many as the largest weight is times
+    /// the mean.
+    fn next(&mut self, candidates: &Candidates<'_>) -> Option<usize> {
         let backends = candidates.pool().backends();
         loop {
             let mut most = 0;
             for _ in 0..backends.len() {
-                let index = self.turn;
-                self.turn = if index + 1 < backends.len() { index + 1 } else { 0 };
+                let (index, round) = (self.turn, self.round);
+                (self.turn, self.round) =
+                    if index + 1 < backends.len() { (index + 1, round) } else { (0, round.wrapping_add(1)) };
                 let backend = backends.get(index)?;
                 if !candidates.contains(index, backend) {
                     continue;
                 }
-                let weight = i64::from(backend.live().effective_weight());
+                let weight = u64::from(backend.live().effective_weight());
                 self.price = self.price.max(weight);
                 most = most.max(weight);
-                let credit = self.credits.get_mut(index)?;
-                *credit += weight;
-                if *credit >= self.price {
-                    *credit -= self.price;
+                if self.pays(index, round, weight) {
                     return Some(index);
                 }
             }
@@ -125,39 +138,60 @@ impl State {
                 return None;
             }
             self.price = most;
-            self.credits.iter_mut().for_each(|credit| *credit %= most);
         }
+    }
+
+    /// Returns whether a backend of this weight is chosen in this round: if what it has earned by then reaches another
+    /// multiple of the price. It begins with a part of that.
+    fn pays(&self, index: usize, round: u64, weight: u64) -> bool {
+        let Turns { entropy, price, .. } = *self;
+        if weight >= price {
+            return true;
+        }
+        let first = mix(entropy.wrapping_add(index as u64)) % price;
+        (first + round % price * weight) % price + weight >= price
     }
 }
 
 impl Balancer for RoundRobin {
     fn best(&self, candidates: &Candidates<'_>, _entropy: u64) -> Option<usize> {
         let mut state = self.state.borrow_mut();
-        match state.credits.len() {
-            ..=SMALL => state.smoothest(candidates),
-            _ => state.next_in_turn(candidates),
+        match state.get_or_insert_with(|| State::begin(candidates.pool(), self.entropy)) {
+            State::Small(credits) => credits.smoothest(candidates),
+            State::Large(turns) => turns.next(candidates),
         }
     }
 
     /// Backends that stay keep their credits; new ones begin with none. Otherwise, in a pool whose backends change all
     /// the time, the first backend would get the first client after each change.
     fn carry_over(&self, from: &Pool, to: &Pool) -> Option<Rc<dyn Balancer>> {
-        let state = self.state.borrow();
-        let before: HashMap<usize, i64> =
-            from.backends().iter().map(|backend| backend.live().id()).zip(state.credits.iter().copied()).collect();
-        let is_large = |pool: &Pool| pool.backends().len() > SMALL;
-        if is_large(from) != is_large(to) || !to.backends().iter().any(|new| before.contains_key(&new.live().id())) {
-            // Credits mean something else, or all backends are new: a new cursor for each thread makes threads start
-            // elsewhere.
-            return None;
-        }
-        let credit = |id: usize| before.get(&id).copied().unwrap_or_default();
-        let credits = to.backends().iter().map(|backend| credit(backend.live().id())).collect();
-        // The turn goes on with the backend whose turn it was, or with the first after it that stays.
-        let waiting = from.backends().iter().cycle().skip(state.turn).take(from.backends().len());
-        let next = |id: usize| to.backends().iter().position(|backend| backend.live().id() == id);
-        let turn = if is_large(to) { waiting.filter_map(|old| next(old.live().id())).next().unwrap_or(0) } else { 0 };
-        Some(Rc::new(RoundRobin { state: RefCell::new(State { credits, turn, price: state.price }) }))
+        let is_large = to.backends().len() > SMALL;
+        let state = match self.state.borrow().as_ref()? {
+            State::Small(credits) if !is_large => {
+                let ids = from.backends().iter().map(|backend| backend.live().id());
+                let before: HashMap<usize, i64> = ids.zip(credits.0.iter().copied()).collect();
+                let after: Vec<_> =
+                    to.backends().iter().map(|backend| before.get(&backend.live().id()).copied()).collect();
+                after
+                    .iter()
+                    .any(Option::is_some)
+                    .then(|| State::Small(Credits(after.into_iter().map(Option::unwrap_or_default).collect())))
+            }
+            // The turn goes on with the backend whose turn it was, or with the first after it that stays.
+            State::Large(Turns { entropy, turn, round, price }) if is_large => {
+                let positions: HashMap<_, _> =
+                    to.backends().iter().enumerate().map(|(index, backend)| (backend.live().id(), index)).collect();
+                let mut waiting = (0..from.backends().len()).cycle().skip(*turn).take(from.backends().len());
+                let turn = waiting.find_map(|index| positions.get(&from.backends().get(index)?.live().id()).copied());
+                turn.map(|turn| State::Large(Turns { entropy: *entropy, turn, round: *round, price: *price }))
+            }
+            // Credits mean something else.
+            _ => None,
+        };
+        // If all backends are new, a new cursor for each thread makes threads start elsewhere.
+        state.map(|state| {
+            Rc::new(RoundRobin { entropy: self.entropy, state: RefCell::new(Some(state)) }) as Rc<dyn Balancer>
+        })
     }
 }
 
@@ -171,7 +205,7 @@ mod tests {
 
     fn picks(weights: &[i32], entropy: u64, count: usize) -> Vec<usize> {
         let pool = pool(weights);
-        let cursor = RoundRobin::new(&pool, entropy);
+        let cursor = RoundRobin::new(entropy);
         let tried = TriedBackends::new();
         (0..count).filter_map(|_| cursor.best(&Candidates::new(&pool, &tried), 0)).collect()
     }
@@ -216,7 +250,7 @@ mod tests {
             pool.backend(index).name().to_string()
         };
         let before = pool(&[0, 1, 2]);
-        let cursor = RoundRobin::new(&before, 0);
+        let cursor = RoundRobin::new(0);
         assert_eq!([next(&cursor, &before), next(&cursor, &before)], ["a", "b"]);
         let after = pool(&[2, 0, 1]);
         let cursor = cursor.carry_over(&before, &after).unwrap();
@@ -242,7 +276,7 @@ mod tests {
         for entropy in [0, 1, 999, u64::MAX] {
             let order = picks(&[1; 1000], entropy, 2001);
             assert!(order.windows(2).all(|pair| pair[1] == (pair[0] + 1) % 1000), "{entropy}");
-            assert!(served(&RoundRobin::new(&pool, entropy), &pool, 3000).iter().all(|served| *served == 3));
+            assert!(served(&RoundRobin::new(entropy), &pool, 3000).iter().all(|served| *served == 3));
         }
     }
 
@@ -251,12 +285,14 @@ mod tests {
         let mut weights = [1; 100];
         weights[7] = 1000;
         let pool = pool(&weights);
-        let cursor = RoundRobin::new(&pool, 5);
+        let cursor = RoundRobin::new(5);
         assert_eq!(served(&cursor, &pool, 1099)[7], 1000);
         pool.backend(7).live().set_state(AdminState::Maintenance);
         let counts = served(&cursor, &pool, 9900);
         assert!(counts.iter().enumerate().all(|(index, served)| *served == if index == 7 { 0 } else { 100 }));
         pool.backend(3).live().set_weight(5);
+        // Until its turn comes, all others are as heavy as any.
+        served(&cursor, &pool, 99);
         let counts = served(&cursor, &pool, 1030);
         assert!((49..=51).contains(&counts[3]) && counts[4].abs_diff(10) <= 1, "{counts:?}");
         let (tried, all) = (TriedBackends::new(), 0..100);
@@ -273,7 +309,7 @@ mod tests {
         ) {
             let pool = pool(&weights);
             let cycle = weights.iter().sum::<i32>() as usize;
-            let served = served(&RoundRobin::new(&pool, entropy), &pool, 10 * cycle);
+            let served = served(&RoundRobin::new(entropy), &pool, 10 * cycle);
             for (served, weight) in served.iter().zip(&weights) {
                 proptest::prop_assert!(served.abs_diff(10 * *weight as usize) <= 6, "{} of {}", served, weight);
             }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::hash::mix;
-use crate::per_thread::PerThread;
+use crate::per_thread::LazyPerThread;
 
 /// Clients that must have received failed responses in a run; paths, where the pool has only one client.
 pub const REQUIRED: usize = 3;
@@ -97,7 +97,7 @@ impl RunEvidence {
 /// fails.
 #[derive(Debug)]
 pub struct RecentClients {
-    shards: PerThread<Shard>,
+    shards: LazyPerThread<Shard>,
 }
 
 /// One thread's part.
@@ -116,7 +116,7 @@ struct Shard {
 impl RecentClients {
     /// Makes a record for `threads` data-path threads.
     pub fn new(threads: usize) -> RecentClients {
-        RecentClients { shards: PerThread::new(threads.max(1)) }
+        RecentClients { shards: LazyPerThread::new(threads.max(1)) }
     }
 
     /// Records a request of `client` on `thread` at `now`, in seconds. Only that thread may call this.

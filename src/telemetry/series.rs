@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::durations::{DurationCounters, DurationCounts};
-use crate::per_thread::Counter;
+use crate::per_thread::{Counter, LazyPerThread};
 
 /// The status codes that have a counter each; all others count as `other`.
 const CODES: [u16; 64] = [
@@ -56,16 +56,15 @@ pub struct Series {
     pub(super) pool: Box<str>,
     pub(super) backend: Box<str>,
     labels: Labels,
-    /// By thread. Allocated when the thread first counts something: of thousands of backends most threads use few.
-    shards: Box<[OnceLock<Box<Shard>>]>,
+    /// Of thousands of backends most threads use few.
+    shards: LazyPerThread<Shard>,
 }
 
 /// The counters of one thread.
 #[derive(Debug)]
-#[repr(align(128))]
 struct Shard {
-    /// By verdict, then by code.
-    requests: Box<[[Counter; SLOTS]]>,
+    /// By verdict, then by code. Most backends see few verdicts: those of others take no memory.
+    requests: Box<[OnceLock<Box<Codes>>]>,
     attempts: Box<[Counter]>,
     moves: Box<[Counter]>,
     refusals: Box<[Counter]>,
@@ -79,21 +78,22 @@ struct Shard {
     bytes_out: Counter,
 }
 
+type Codes = [Counter; SLOTS];
+
 impl Series {
     /// Makes the counters of a backend for `threads` data-path threads. An empty name means none.
     pub(super) fn new(pool: &str, backend: &str, labels: Labels, threads: usize) -> Series {
-        let shards = (0..threads).map(|_| OnceLock::new()).collect();
-        Series { pool: pool.into(), backend: backend.into(), labels, shards }
+        Series { pool: pool.into(), backend: backend.into(), labels, shards: LazyPerThread::new(threads) }
     }
 
     /// Returns the shard of a thread.
     fn shard(&self, thread: usize) -> Option<&Shard> {
-        self.shards.get(thread).map(|shard| &**shard.get_or_init(|| Box::new(Shard::new(&self.labels))))
+        self.shards.get_or_make(thread, || Shard::new(&self.labels))
     }
 
     /// Returns the shards that have counted something.
     fn shards(&self) -> impl Iterator<Item = &Shard> {
-        self.shards.iter().filter_map(|shard| shard.get().map(|shard| &**shard))
+        self.shards.iter()
     }
 
     /// Counts a request that has ended.
@@ -101,7 +101,7 @@ impl Series {
         let EndedRequest { verdict, status, took, first_byte, bytes_in, bytes_out } = *ended;
         let Some(shard) = self.shard(thread) else { return };
         if let Some(codes) = shard.requests.get(verdict) {
-            codes[slot(status)].add(1);
+            codes.get_or_init(no_codes)[slot(status)].add(1);
         }
         shard.durations.count(took);
         if let Some(first_byte) = first_byte {
@@ -175,7 +175,7 @@ impl Series {
 
     /// Returns the number of requests that have ended.
     pub fn requests(&self) -> u64 {
-        self.shards().flat_map(|shard| shard.requests.iter().flatten()).map(Counter::get).sum()
+        self.shards().flat_map(Shard::codes).flatten().map(Counter::get).sum()
     }
 
     /// Returns the number of attempts with an outcome, a position in [`Labels::outcomes`].
@@ -190,7 +190,7 @@ impl Series {
 
     /// Returns the number of requests that have ended with a 5xx status.
     pub fn server_errors(&self) -> u64 {
-        let codes = self.shards().flat_map(|shard| shard.requests.iter());
+        let codes = self.shards().flat_map(Shard::codes);
         codes.flat_map(|codes| codes.iter().skip(FIRST_SERVER_ERROR)).map(Counter::get).sum()
     }
 
@@ -199,7 +199,7 @@ impl Series {
         let mut all = Vec::new();
         for (verdict, name) in self.labels.verdicts.iter().enumerate() {
             for slot in 0..SLOTS {
-                let count = self.sum(|shard| shard.requests.get(verdict).and_then(|codes| codes.get(slot)));
+                let count = self.sum(|shard| shard.requests.get(verdict)?.get()?.get(slot));
                 if count > 0 {
                     all.push((*name, slot.checked_sub(1).and_then(|at| CODES.get(at).copied()), count));
                 }
@@ -236,8 +236,8 @@ impl Series {
 
     /// Adds the counts of another backend that nobody counts in any more.
     pub(super) fn add(&self, other: &Series) {
-        for (thread, shard) in other.shards.iter().enumerate() {
-            if let (Some(shard), Some(sum)) = (shard.get(), self.shard(thread)) {
+        for (thread, shard) in other.shards.enumerate() {
+            if let Some(sum) = self.shard(thread) {
                 sum.add(shard);
             }
         }
@@ -257,7 +257,7 @@ impl Shard {
     fn new(labels: &Labels) -> Shard {
         let counters = |n: usize| (0..n).map(|_| Counter::default()).collect();
         Shard {
-            requests: labels.verdicts.iter().map(|_| std::array::from_fn(|_| Counter::default())).collect(),
+            requests: labels.verdicts.iter().map(|_| OnceLock::new()).collect(),
             attempts: counters(labels.outcomes.len()),
             moves: counters(labels.causes.len()),
             refusals: counters(labels.refusals.len()),
@@ -272,10 +272,16 @@ impl Shard {
         }
     }
 
+    /// Returns the counters of the verdicts that were counted.
+    fn codes(&self) -> impl Iterator<Item = &Codes> {
+        self.requests.iter().filter_map(|codes| codes.get().map(|codes| &**codes))
+    }
+
+    /// Returns all counters but those of requests, in a fixed order.
     fn counters(&self) -> impl Iterator<Item = &Counter> {
-        let some = self.requests.iter().flatten().chain(&self.attempts).chain(&self.moves).chain(&self.refusals);
+        let some = self.attempts.iter().chain(&self.moves).chain(&self.refusals).chain(&self.rejected_pins);
         let durations = [&self.durations, &self.connects, &self.first_bytes];
-        let some = some.chain(&self.rejected_pins).chain(durations.into_iter().flat_map(DurationCounters::counters));
+        let some = some.chain(durations.into_iter().flat_map(DurationCounters::counters));
         some.chain([&self.bytes_in, &self.bytes_out])
     }
 
@@ -283,7 +289,16 @@ impl Shard {
         for (sum, counter) in self.counters().zip(other.counters()) {
             sum.add(counter.get());
         }
+        for (sum, codes) in self.requests.iter().zip(&other.requests) {
+            let Some(codes) = codes.get() else { continue };
+            let sum = sum.get_or_init(no_codes);
+            sum.iter().zip(&**codes).for_each(|(sum, counter)| sum.add(counter.get()));
+        }
     }
+}
+
+fn no_codes() -> Box<Codes> {
+    Box::new(std::array::from_fn(|_| Counter::default()))
 }
 
 /// Returns the position of a status code's counter.

@@ -17,6 +17,7 @@ mod admin_stalled;
 mod architecture;
 mod audit;
 mod backend_changes;
+mod backend_memory;
 mod balancing;
 mod blame;
 mod broken_responses;

@@ -59,7 +59,7 @@ fn resident(process: u32) -> f64 {
 }
 
 /// Returns the same once it has stopped growing.
-async fn settled(process: u32) -> f64 {
+pub(super) async fn settled(process: u32) -> f64 {
     let (mut last, mut steady) = (resident(process), 0);
     while steady < 3 {
         tokio::time::sleep(Duration::from_millis(700)).await;
