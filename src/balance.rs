@@ -7,6 +7,7 @@ mod least_requests;
 mod least_sessions;
 mod random_two;
 mod round_robin;
+mod sample;
 mod selection;
 mod slow_start;
 
@@ -16,6 +17,7 @@ pub use selection::{Balancer, Candidates, TriedBackends};
 use std::rc::Rc;
 
 use crate::pool::Pool;
+use sample::Sampler;
 
 /// The `balance` key of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,9 +25,9 @@ pub enum BalancerKind {
     /// Smooth weighted round-robin.
     #[default]
     RoundRobin,
-    /// The fewest requests in flight, by weight.
+    /// The fewest requests in flight, by weight; in large pools the fewest of some backends that are drawn.
     LeastRequests,
-    /// The fewest sessions, by weight.
+    /// The same for sessions.
     LeastSessions,
     /// The better of two at random.
     RandomTwo,
@@ -65,9 +67,9 @@ impl BalancerKind {
     pub fn build(self, pool: &Pool, entropy: u64) -> Rc<dyn Balancer> {
         match self {
             BalancerKind::RoundRobin => Rc::new(round_robin::RoundRobin::new(entropy)),
-            BalancerKind::LeastRequests => Rc::new(least_requests::LeastRequests),
-            BalancerKind::LeastSessions => Rc::new(least_sessions::LeastSessions),
-            BalancerKind::RandomTwo => Rc::new(random_two::RandomTwo::default()),
+            BalancerKind::LeastRequests => Rc::new(least_requests::LeastRequests { sampler: Sampler::new(pool) }),
+            BalancerKind::LeastSessions => Rc::new(least_sessions::LeastSessions { sampler: Sampler::new(pool) }),
+            BalancerKind::RandomTwo => Rc::new(random_two::RandomTwo { sampler: Sampler::new(pool) }),
             BalancerKind::Hash { max_load } => Rc::new(hash::Hash { max_load }),
         }
     }

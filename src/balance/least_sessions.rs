@@ -3,27 +3,25 @@
 //! Must not know: requests in flight of sessions that a backend has already.
 
 use super::least_requests::least;
+use super::sample::Sampler;
 use super::selection::{Balancer, Candidates};
-use super::slow_start::{Draw, draw};
 use crate::pool::Backend;
 
-/// Has no state: the backends hold the counts.
-pub(super) struct LeastSessions;
+/// The backends hold the counts.
+pub(super) struct LeastSessions {
+    pub(super) sampler: Sampler,
+}
 
 impl Balancer for LeastSessions {
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
-        match draw(candidates, entropy) {
-            Draw::Starting(index) => Some(index),
-            Draw::Others(others) => least(&others, entropy, |backend: &Backend| backend.live().expected_sessions()),
-        }
+        least(&self.sampler, candidates, entropy, |backend: &Backend| backend.live().expected_sessions())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::pool;
-    use super::super::{Balancer, Candidates, TriedBackends};
-    use super::LeastSessions;
+    use super::super::{BalancerKind, Candidates, TriedBackends};
     use crate::pool::hash::mix;
     use crate::pool::sessions::SessionLifetime;
     use crate::pool::{InFlight, Pool};
@@ -31,7 +29,10 @@ mod tests {
     const LIFETIME: SessionLifetime = SessionLifetime { idle: 60, absolute: None };
 
     fn best(pool: &Pool, entropy: u64) -> usize {
-        LeastSessions.best(&Candidates::new(pool, &TriedBackends::new()), mix(entropy)).unwrap()
+        BalancerKind::LeastSessions
+            .build(pool, 0)
+            .best(&Candidates::new(pool, &TriedBackends::new()), mix(entropy))
+            .unwrap()
     }
 
     #[test]
@@ -71,5 +72,23 @@ mod tests {
         let mut served = [0; 3];
         (0..3000).for_each(|entropy| served[best(&pool, entropy)] += 1);
         assert!(served.iter().all(|count| (850..1150).contains(count)), "{served:?}");
+    }
+
+    #[test]
+    fn a_large_pool_fills_up_evenly_and_an_empty_backend_is_full_soon() {
+        let pool = pool(&[1; 500]);
+        let balancer = BalancerKind::LeastSessions.build(&pool, 0);
+        let tried = TriedBackends::new();
+        let mut begin = |number| {
+            let index = balancer.best(&Candidates::new(&pool, &tried), mix(number)).unwrap();
+            pool.backend(index).live().sessions().count_new(0);
+        };
+        pool.backend(7).live().set_state(crate::pool::AdminState::Drain);
+        (0..5000).for_each(&mut begin);
+        pool.backend(7).live().set_state(crate::pool::AdminState::Ready);
+        // Its part of these is one and a half.
+        (5000..5750).for_each(&mut begin);
+        let counts: Vec<_> = pool.backends().iter().map(|backend| backend.live().expected_sessions()).collect();
+        assert!(counts.iter().all(|count| (10..=13).contains(count)), "{counts:?}");
     }
 }

@@ -2,105 +2,67 @@
 //! Invariant: if there are two candidates, two different ones are compared.
 //! Must not know: anything but weights and requests in flight.
 
-use std::cell::Cell;
-
 use super::least_requests::{compare, requests};
-use super::selection::{Balancer, Candidates, SMALL};
+use super::sample::Sampler;
+use super::selection::{Balancer, Candidates};
 use super::slow_start::{self, Draw};
 use crate::pool::Backend;
 use crate::pool::hash::mix;
 
-/// How often a draw out of a large pool is repeated that hits no candidate, or one that is too light.
-const MAX_DRAWS: u64 = 32;
-
-/// Has no state but the largest weight that it has seen.
-#[derive(Default)]
+/// The backends hold the counts.
 pub(super) struct RandomTwo {
-    largest: Cell<u32>,
+    pub(super) sampler: Sampler,
 }
 
 impl Balancer for RandomTwo {
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
-        let candidates = match slow_start::draw(candidates, entropy) {
-            Draw::Starting(index) => return Some(index),
-            Draw::Others(others) => others,
-        };
-        let first = self.draw(&candidates, None, entropy)?;
-        // The second draw must not depend on the first.
-        let better = match self.draw(&candidates, Some(first.0), mix(entropy)) {
-            Some(second) if compare((requests(second.1), second.1), (requests(first.1), first.1)).is_lt() => second,
-            _ => first,
-        };
-        Some(better.0)
+        let is_less =
+            |one: (&u64, &Backend), other: (&u64, &Backend)| compare((*one.0, one.1), (*other.0, other.1)).is_lt();
+        self.sampler.best_of(2, candidates, entropy, requests, is_less).or_else(|| better(candidates, entropy))
     }
 }
 
-impl RandomTwo {
-    /// Draws one of `candidates` but `without` with a probability proportional to its weight.
-    fn draw<'a>(
-        &self,
-        candidates: &Candidates<'a>,
-        without: Option<usize>,
-        entropy: u64,
-    ) -> Option<(usize, &'a Backend)> {
-        if candidates.pool().backends().len() > SMALL
-            && let Some(drawn) = self.draw_in_large_pool(candidates, without, entropy)
-        {
-            return Some(drawn);
-        }
-        let mut sum = 0;
-        self.largest.set(0);
-        let others = candidates.iter().filter(|(index, _)| Some(*index) != without);
-        for (_, backend) in others.clone() {
-            sum += u64::from(self.weight(backend));
-        }
-        let mut ticket = slow_start::scaled(entropy as u32, sum);
-        let mut last = None;
-        for (index, backend) in others {
-            last = Some((index, backend));
-            match ticket.checked_sub(u64::from(self.weight(backend))) {
-                Some(rest) => ticket = rest,
-                None => return last,
-            }
-        }
-        last
-    }
+/// Returns the better of two that are drawn out of all candidates.
+fn better(candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
+    let candidates = match slow_start::draw(candidates, entropy) {
+        Draw::Starting(index) => return Some(index),
+        Draw::Others(others) => others,
+    };
+    let first = draw(&candidates, None, entropy)?;
+    // The second draw must not depend on the first.
+    let better = match draw(&candidates, Some(first.0), mix(entropy)) {
+        Some(second) if compare((requests(second.1), second.1), (requests(first.1), first.1)).is_lt() => second,
+        _ => first,
+    };
+    Some(better.0)
+}
 
-    /// Draws any backend, and accepts it as often as its weight is of the largest, until one is accepted.
-    fn draw_in_large_pool<'a>(
-        &self,
-        candidates: &Candidates<'a>,
-        without: Option<usize>,
-        entropy: u64,
-    ) -> Option<(usize, &'a Backend)> {
-        let backends = candidates.pool().backends();
-        (0..MAX_DRAWS).find_map(|number| {
-            let random = mix(entropy.wrapping_add(number));
-            let index = usize::try_from(slow_start::scaled(random as u32, backends.len() as u64)).ok()?;
-            let backend = backends.get(index)?;
-            let weight = self.weight(backend);
-            let is_drawn = slow_start::scaled((random >> 32) as u32, u64::from(self.largest.get())) < u64::from(weight);
-            (is_drawn && Some(index) != without && candidates.contains(index, backend)).then_some((index, backend))
-        })
+/// Draws one of `candidates` but `without` with a probability proportional to its weight.
+fn draw<'a>(candidates: &Candidates<'a>, without: Option<usize>, entropy: u64) -> Option<(usize, &'a Backend)> {
+    let weight = |backend: &Backend| u64::from(backend.live().effective_weight());
+    let others = candidates.iter().filter(|(index, _)| Some(*index) != without);
+    let sum = others.clone().map(|(_, backend)| weight(backend)).sum();
+    let mut ticket = slow_start::scaled(entropy as u32, sum);
+    let mut last = None;
+    for (index, backend) in others {
+        last = Some((index, backend));
+        match ticket.checked_sub(weight(backend)) {
+            Some(rest) => ticket = rest,
+            None => return last,
+        }
     }
-
-    fn weight(&self, backend: &Backend) -> u32 {
-        let weight = backend.live().effective_weight();
-        self.largest.set(self.largest.get().max(weight));
-        weight
-    }
+    last
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::pool;
-    use super::super::{Balancer, Candidates, TriedBackends};
-    use super::RandomTwo;
+    use super::super::{BalancerKind, Candidates, TriedBackends};
     use crate::pool::hash::mix;
     use crate::pool::{AdminState, InFlight};
 
     fn served(pool: &crate::pool::Pool) -> Vec<usize> {
-        let (tried, random_two) = (TriedBackends::new(), RandomTwo::default());
+        let (tried, random_two) = (TriedBackends::new(), BalancerKind::RandomTwo.build(pool, 0));
         let mut served = vec![0; pool.backends().len()];
         for entropy in 0..6000 {
             served[random_two.best(&Candidates::new(pool, &tried), mix(entropy)).unwrap()] += 1;
