@@ -202,7 +202,7 @@ impl Machine {
         let (calls, pid) = (folder.file("calls"), folder.file("pid"));
         let systemctl = format!(
             "#!/bin/sh\necho \"$@\" >>{calls}\ncase \"$*\" in\n    reload*) kill -USR2 $(cat {pid}) ;;\n    \
-             stop*) kill -TERM $(cat {pid}) ;;\nesac\n"
+             stop*) kill -TERM $(cat {pid}) || : ;;\nesac\n"
         );
         std::fs::create_dir(folder.file("bin")).unwrap();
         let systemctl = folder.write("bin/systemctl", systemctl.as_bytes());
@@ -380,9 +380,21 @@ async fn an_installed_package_serves_reloads_is_upgraded_under_load_and_leaves_n
 
     // Removed, it has stopped, and what belongs to the operator is still there.
     machine.dpkg(&["--remove", "linchpin"]).await;
-    assert_eq!(machine.calls(), ["stop linchpin.service", "disable --quiet linchpin.service", "daemon-reload"]);
+    let stopped = [
+        "is-enabled --quiet linchpin.service",
+        "stop linchpin.service",
+        "disable --quiet linchpin.service",
+        "daemon-reload",
+    ];
+    assert_eq!(machine.calls(), stopped);
     until("the end of the service", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
     assert!(std::fs::exists(&file).unwrap() && !std::fs::exists(program).unwrap());
+    // Installed again, it starts as it did the first time, with what the operator has written.
+    machine.dpkg(&["--install", &second]).await;
+    assert_eq!(machine.calls(), ["daemon-reload", "enable --quiet linchpin.service", "start linchpin.service"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), changed);
+    machine.dpkg(&["--remove", "linchpin"]).await;
+    assert_eq!(machine.calls(), stopped);
     machine.dpkg(&["--purge", "linchpin"]).await;
     let left: Vec<_> = listed(&machine.root).difference(&before).cloned().collect();
     // dpkg's own files, and the user.
