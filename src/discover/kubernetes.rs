@@ -20,7 +20,7 @@ use super::settings::Kubernetes;
 use super::trust::LookupResult;
 use crate::clock;
 use api::{ApiClient, RequestError};
-use endpoint_slice::{WatchEvent, known_version};
+use endpoint_slice::WatchEvent;
 use pace::Pace;
 use slices::Slices;
 use watch_stream::WatchStream;
@@ -45,7 +45,7 @@ pub(super) struct Follower<'a> {
     slices: Slices,
     /// The uids of the pods that the last answer had.
     known: HashSet<String>,
-    /// The version to watch from; `None` to list first.
+    /// The version to watch from, empty if the server gave none; `None` to list first.
     version: Option<String>,
     watch: Option<Watch>,
     pace: Pace,
@@ -122,8 +122,11 @@ impl<'a> Follower<'a> {
                 match is_open {
                     true => self.watch = Some(watch),
                     // It has ended, as each watch does, or its connection has. The next one shows whether the server is
-                    // still there, and misses nothing in between.
-                    false => self.pace.ended(lasted, has_events),
+                    // still there, and misses nothing in between; without a version it would.
+                    false => {
+                        self.pace.ended(lasted, has_events);
+                        self.version = self.version.take().filter(|version| !version.is_empty());
+                    }
                 }
                 Ok(has_news)
             }
@@ -186,9 +189,8 @@ impl<'a> Follower<'a> {
             }
             next = page.metadata.next.filter(|next| !next.is_empty());
             if next.is_none() {
-                let version = known_version(page.metadata.resource_version);
-                let none = || RequestError::Failed("the API server's list has no resourceVersion".into());
-                (self.version, self.slices) = (Some(version.ok_or_else(none)?), slices);
+                // Without one, the watch begins with all that is there, and may miss what ends before it.
+                (self.version, self.slices) = (Some(page.metadata.resource_version.unwrap_or_default()), slices);
                 return Ok(());
             }
         }
@@ -217,7 +219,10 @@ impl<'a> Follower<'a> {
                 WatchEvent::Bookmark(bookmark) => bookmark.metadata.resource_version,
                 WatchEvent::Error(status) => return Err(RequestError::of_status(status.code, None)),
             };
-            self.version = known_version(version).or(self.version.take());
+            // A list without a version is followed by another one, whatever its watch has.
+            if self.version.as_ref().is_some_and(|known| !known.is_empty()) {
+                self.version = version.filter(|version| !version.is_empty()).or(self.version.take());
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use serde_json::json;
 
 use super::kubernetes::{Cluster, fails, members, source};
-use super::support::kubernetes::{failure, response};
+use super::support::kubernetes::{ended, failure, response};
 use super::support::until;
 
 fn is_watch(query: &str) -> bool {
@@ -37,27 +37,40 @@ async fn a_server_with_too_much_to_do_is_asked_for_the_same_watch_later_and_for_
 }
 
 #[tokio::test]
-async fn without_a_version_of_its_own_a_change_leaves_the_last_one_in_force_and_a_list_is_none() {
+async fn a_change_without_a_version_leaves_the_last_one_in_force() {
     let cluster = Cluster::start(1).await;
-    cluster.api.answer(|query| {
-        let lists = json!({ "kind": "EndpointSliceList", "metadata": { "resourceVersion": "0" }, "items": [] });
-        (!is_watch(query)).then(|| response(&lists))
-    });
     let proxy = cluster.proxy();
-    fails(&proxy, "list has no resourceVersion").await;
-    cluster.api.answer(|_| None);
     members(&proxy, &["web-0"]).await;
     until("the watch", async || cluster.api.requests().1 == 1).await;
-    let version = cluster.api.version();
+    let (version, answers) = (cluster.api.version(), source(&proxy).await["answers"].as_u64());
     for metadata in [json!({ "name": "web-x", "resourceVersion": "" }), json!({ "name": "web-x" })] {
         cluster.api.tell("ADDED", &json!({ "metadata": metadata, "endpoints": null, "ports": null }));
     }
-    let answers = source(&proxy).await["answers"].as_u64();
-    until("the change", async || source(&proxy).await["answers"].as_u64() >= answers).await;
+    until("the change", async || source(&proxy).await["answers"].as_u64() > answers).await;
     cluster.api.end_watches();
     until("the next watch", async || cluster.api.requests().1 == 2).await;
     assert_eq!(cluster.api.requests().2, Some(version));
     members(&proxy, &["web-0"]).await;
+}
+
+#[tokio::test]
+async fn a_list_without_a_version_is_read_again_after_its_watch() {
+    let cluster = Cluster::start(2).await;
+    let [first, second] = [0, 1].map(|index| cluster.pods[index].endpoint());
+    let (ports, lists) = (json!([{ "name": "http", "port": cluster.port }]), Arc::new(AtomicUsize::new(0)));
+    cluster.api.answer(move |query| {
+        if is_watch(query) {
+            assert!(!query.contains("resourceVersion"), "{query}");
+            return Some(ended());
+        }
+        let endpoints = if lists.fetch_add(1, Ordering::Relaxed) == 0 { &first } else { &second };
+        let slice = json!({ "metadata": { "name": "web-x" }, "endpoints": [endpoints], "ports": ports });
+        Some(response(&json!({ "metadata": { "resourceVersion": "" }, "items": [slice] })))
+    });
+    let proxy = cluster.proxy();
+    members(&proxy, &["web-0"]).await;
+    members(&proxy, &["web-1"]).await;
+    assert_eq!(source(&proxy).await["failures"].as_u64(), Some(0));
 }
 
 #[tokio::test]

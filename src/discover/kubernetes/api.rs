@@ -95,10 +95,10 @@ impl<'a> ApiClient<'a> {
         serde_json::from_slice(&body).map_err(malformed)
     }
 
-    /// Watches the slices from `version` on, for so many seconds.
+    /// Watches the slices from `version` on, for so many seconds. With an empty one the watch begins with all slices.
     pub(super) async fn watch(&mut self, version: &str, seconds: u64) -> Result<WatchStream, RequestError> {
-        let version = escaped(version);
-        let query = format!("watch=true&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={seconds}");
+        let version = if version.is_empty() { String::new() } else { format!("&resourceVersion={}", escaped(version)) };
+        let query = format!("watch=true&allowWatchBookmarks=true{version}&timeoutSeconds={seconds}");
         let (response, connection) = self.get(&query).await?;
         Ok(WatchStream::new(response.into_body(), connection, Duration::from_secs(seconds)))
     }

@@ -114,11 +114,6 @@ pub(super) struct Status {
     pub(super) code: u16,
 }
 
-/// Returns a version from which to watch. Without one a watch would begin at any time that the server likes.
-pub(super) fn known_version(version: Option<String>) -> Option<String> {
-    version.filter(|version| !version.is_empty() && version != "0")
-}
-
 /// Reads a list that has no more than `MOST` items: three bytes of text can become more than a hundred in memory.
 fn at_most<'de, const MOST: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
@@ -209,9 +204,6 @@ mod tests {
             assert!(
                 slice.endpoints.into_iter().flatten().all(|each| each.address.is_none() && each.conditions.is_none())
             );
-        }
-        for version in [None, Some(""), Some("0")] {
-            assert_eq!(known_version(version.map(str::to_owned)), None);
         }
         assert!(slice(r#"{"metadata":{},"endpoints":"none"}"#).is_err());
     }

@@ -316,6 +316,11 @@ pub fn response(body: &Value) -> Response<Body> {
     Response::new(Full::new(Bytes::from(body.to_string())).boxed_unsync())
 }
 
+/// A watch that ends at once.
+pub fn ended() -> Response<Body> {
+    Response::new(Full::new(Bytes::new()).boxed_unsync())
+}
+
 pub fn failure(code: u16) -> Response<Body> {
     let status =
         json!({ "kind": "Status", "status": "Failure", "message": "<b>what the server says</b>", "code": code });
