@@ -115,6 +115,21 @@ async fn the_packages_contain_the_manual_and_the_completions_of_the_command_line
         assert!(commands().iter().all(|command| script.contains(command.as_str())), "{shell}");
     }
     assert_eq!(std::fs::read(format!("{root}/usr/share/doc/linchpin/THIRD-PARTY-LICENCES")).unwrap(), LICENCES);
+    // What the pages refer to is there, but for what is of use only with the sources.
+    for page in files.iter().filter(|file| file.starts_with("usr/share/doc/linchpin/") && file.ends_with(".md")) {
+        let text = std::fs::read_to_string(format!("{root}/{page}")).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        let links = links.chain(text.split("src=\"").skip(1).filter_map(|rest| rest.split('"').next()));
+        for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+            let of_sources =
+                ["bench/", "fuzz/", "integrations/", "packaging/", "LICENSE", "ARCHITECTURE.md", "CONTRIBUTING.md"];
+            if of_sources.iter().any(|start| link.trim_start_matches("../").starts_with(start)) {
+                continue;
+            }
+            let target = Path::new(&root).join(page).parent().unwrap().join(link);
+            assert!(target.exists(), "{page}: {link}");
+        }
+    }
     // The other package has the same, each where its system looks for it.
     let others = run("rpm", &["--query", "--list", "--package", &rpm]).await.out;
     let others: BTreeSet<_> = others.lines().map(|line| line.trim_start_matches('/').to_owned()).collect();
