@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::digest;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::{AsOut, URL_SAFE_NO_PAD};
 
 use super::nonce;
 
@@ -297,7 +296,7 @@ impl Sealer {
             )
             .ok()?;
         token[end..end + TAG].copy_from_slice(tag.as_ref());
-        URL_SAFE_NO_PAD.encode_string(&token[..end + TAG], out);
+        URL_SAFE_NO_PAD.encode_append(&token[..end + TAG], out);
         Some(())
     }
 
@@ -307,10 +306,10 @@ impl Sealer {
         if token.len() > MAX_TOKEN {
             return None;
         }
-        // The decoder needs space for whole groups of four characters.
-        let mut buffer = [0; MAX_TOKEN / 4 * 3 + 3];
-        let length = URL_SAFE_NO_PAD.decode_slice(token, &mut buffer).ok()?;
-        let (head, sealed) = buffer.get_mut(..length)?.split_at_mut_checked(HEAD)?;
+        // The decoder panics without space for all that a text of this length can hold.
+        let mut buffer = [0; MAX_TOKEN.div_ceil(4) * 3];
+        let bytes = URL_SAFE_NO_PAD.decode(token, buffer.as_mut_slice().as_out()).ok()?;
+        let (head, sealed) = bytes.split_at_mut_checked(HEAD)?;
         let version = Version::from_byte(head[0])?;
         let key = self.ring.by_short_id(&head[1..1 + KEY_ID])?;
         let nonce = Nonce::try_assume_unique_for_key(&head[1 + KEY_ID..]).ok()?;
@@ -323,13 +322,14 @@ impl Sealer {
         // These characters encode the version, the key and one byte more.
         const START: usize = 8;
         let mut start = [0; START / 4 * 3];
-        let decoded = token.get(..START).and_then(|token| URL_SAFE_NO_PAD.decode_slice(token, &mut start).ok());
+        let decoded =
+            token.get(..START).and_then(|token| URL_SAFE_NO_PAD.decode(token, start.as_mut_slice().as_out()).ok());
         decoded.is_some() && start[1..1 + KEY_ID] == self.ring.first.short
     }
 
     /// The id of the key that a token names, even if the token does not open.
     pub fn key_of(&self, token: &[u8]) -> Option<&str> {
-        let bytes = URL_SAFE_NO_PAD.decode(token.get(..MAX_TOKEN.min(token.len()))?).ok()?;
+        let bytes = URL_SAFE_NO_PAD.decode_to_vec(token.get(..MAX_TOKEN.min(token.len()))?).ok()?;
         self.ring.by_short_id(bytes.get(1..1 + KEY_ID)?).map(SealingKey::id)
     }
 }
@@ -364,6 +364,9 @@ fn parse(version: Version, plain: &[u8]) -> Option<Pin> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    // Another library than the one that is tested.
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -470,6 +473,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_text_of_any_length_is_decoded_as_by_another_library_or_refused_like_there(
+            text in "[A-Za-z0-9_-]{0,300}[A-Za-z0-9_=+/ -]?"
+        ) {
+            let mut buffer = [0; MAX_TOKEN.div_ceil(4) * 3];
+            let text = &text.as_bytes()[..text.len().min(MAX_TOKEN)];
+            let decoded = super::URL_SAFE_NO_PAD.decode(text, buffer.as_mut_slice().as_out()).ok().map(|bytes| bytes.to_vec());
+            prop_assert_eq!(&decoded, &URL_SAFE_NO_PAD.decode(text).ok());
+            let encoded = super::URL_SAFE_NO_PAD.encode_to_string(text);
+            prop_assert_eq!(encoded, URL_SAFE_NO_PAD.encode(text));
+        }
+
         #[test]
         fn what_was_sealed_opens(
             session: u64, incarnation: u64, issued: u64, last_seen: u64, name in "[a-z.]{0,64}",

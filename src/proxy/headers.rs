@@ -219,7 +219,9 @@ fn matches_name(name: &str, wanted: &str) -> bool {
 }
 
 pub(super) fn has_token(value: &HeaderValue, wanted: &str) -> bool {
-    tokens(value).any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(wanted)))
+    // Mostly it is the only one, and written like this.
+    value.as_bytes() == wanted.as_bytes()
+        || tokens(value).any(|token| token.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(wanted)))
 }
 
 pub(super) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {

@@ -21,7 +21,11 @@ pub(super) fn is_head_complete(bytes: &[u8]) -> bool {
     // RFC 9112 §2.2: a server ignores empty lines before the head, and a line may end with LF alone.
     let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
     let Some(head) = bytes.get(begin..).filter(|head| !head.is_empty()) else { return false };
-    // The first search also finds CRLF CRLF, with which nearly all heads end.
+    // Nearly all clients wait for the response to a head that they have sent in one piece.
+    if head.ends_with(b"\r\n\r\n") {
+        return true;
+    }
+    // The first search also finds CRLF CRLF.
     memmem::find(head, b"\n\r\n").is_some() || memmem::find(head, b"\n\n").is_some() || head.iter().any(is_not_in_head)
 }
 
