@@ -32,6 +32,10 @@ pub trait Handler: 'static {
     /// Begins a connection of `peer` at this listener.
     fn begin_connection(&self, listener: &Arc<Self::Listener>, peer: Peer) -> Self::Client;
 
+    /// Notes that a connection has been idle for a while, and may stay so: what the handler remembers of its last request
+    /// only to be faster takes memory.
+    fn park_connection(&self, _client: &Self::Client) {}
+
     /// Handles a request. The handler queues interim responses (RFC 9110 §15.2) in `interim` until it returns the
     /// response; `interim` is `None` if the client can receive none.
     fn handle(

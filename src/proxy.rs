@@ -152,6 +152,10 @@ impl Handler for Proxy {
         Client::new(listener, peer)
     }
 
+    fn park_connection(&self, client: &Client) {
+        client.park();
+    }
+
     /// Takes a request from its head to the head of its response. The body of the response carries on from there,
     /// and the access record is written when it ends.
     ///

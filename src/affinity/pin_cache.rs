@@ -28,11 +28,16 @@ pub(super) struct PinCodec {
 
 /// The last pin that a client connection presented. A client sends the same token with each request, so that the token
 /// is opened once a connection instead of once a request.
+///
+/// Boxed, since most connections are idle, and then have none.
 #[derive(Debug, Default)]
-pub struct PinCache {
+pub struct PinCache(Option<Box<CachedPin>>);
+
+#[derive(Debug)]
+struct CachedPin {
     token: Vec<u8>,
-    pool: Option<Arc<str>>,
-    pin: Option<Arc<Pin>>,
+    pool: Arc<str>,
+    pin: Arc<Pin>,
     /// The token was sealed with another key than the first of the ring.
     is_of_former_key: bool,
     learned: Option<(SessionKey, RawEntry)>,
@@ -83,8 +88,7 @@ impl PinCodec {
         let lookup = self.open(token);
         match &lookup {
             PinLookup::Pinned(pin) => {
-                cache.remember(&self.pool, token, pin);
-                cache.is_of_former_key = !self.sealer.is_of_first_key(token);
+                cache.remember(&self.pool, token, pin).is_of_former_key = !self.sealer.is_of_first_key(token);
             }
             PinLookup::UnknownKey => self.warn_of_unknown_key(),
             _ => {}
@@ -108,38 +112,39 @@ impl PinCodec {
 impl PinCache {
     /// The pin of `token`, if this was the last token, in the same pool.
     fn recall(&self, pool: &Arc<str>, token: &[u8]) -> Option<&Arc<Pin>> {
-        let same_pool = self.pool.as_ref().is_some_and(|last| Arc::ptr_eq(last, pool));
-        self.pin.as_ref().filter(|_| same_pool && self.token == token)
+        Some(&self.cached(pool, token)?.pin)
+    }
+
+    fn cached(&self, pool: &Arc<str>, token: &[u8]) -> Option<&CachedPin> {
+        self.0.as_deref().filter(|cached| Arc::ptr_eq(&cached.pool, pool) && cached.token == token)
     }
 
     /// Adds to the last lookup whether its pin is to be sealed anew: the key that sealed it will be removed some day.
     pub(super) fn extracted(&self, lookup: PinLookup) -> ExtractedPin {
-        let is_of_former_key = self.is_of_former_key && matches!(lookup, PinLookup::Pinned(_));
+        let is_of_former_key =
+            matches!(lookup, PinLookup::Pinned(_)) && self.0.as_ref().is_some_and(|c| c.is_of_former_key);
         ExtractedPin { is_of_former_key, ..ExtractedPin::from(lookup) }
     }
 
     /// The key of a session id of the application, if this was the last id, in the same pool.
     pub(super) fn key(&self, pool: &Arc<str>, id: &[u8]) -> Option<SessionKey> {
-        self.recall(pool, id).and(self.learned).map(|(key, _)| key)
+        self.cached(pool, id)?.learned.map(|(key, _)| key)
     }
 
     /// The pin that was built from a table entry, if the entry has not changed.
     pub(super) fn learned(&self, key: SessionKey, raw: RawEntry) -> Option<&Arc<Pin>> {
-        self.pin.as_ref().filter(|_| self.learned == Some((key, raw)))
+        self.0.as_deref().filter(|cached| cached.learned == Some((key, raw))).map(|cached| &cached.pin)
     }
 
     /// Stores the pin that was built from the table entry of an id.
     pub(super) fn learn(&mut self, pool: &Arc<str>, id: &[u8], key: SessionKey, raw: RawEntry, pin: &Arc<Pin>) {
-        self.remember(pool, id, pin);
-        self.learned = Some((key, raw));
+        self.remember(pool, id, pin).learned = Some((key, raw));
     }
 
-    fn remember(&mut self, pool: &Arc<str>, token: &[u8], pin: &Arc<Pin>) {
-        self.token.clear();
-        self.token.extend_from_slice(token);
-        self.pool = Some(Arc::clone(pool));
-        self.pin = Some(Arc::clone(pin));
-        (self.is_of_former_key, self.learned) = (false, None);
+    fn remember(&mut self, pool: &Arc<str>, token: &[u8], pin: &Arc<Pin>) -> &mut CachedPin {
+        let (pool, pin) = (Arc::clone(pool), Arc::clone(pin));
+        let cached = CachedPin { token: token.to_vec(), pool, pin, is_of_former_key: false, learned: None };
+        self.0.insert(Box::new(cached))
     }
 }
 

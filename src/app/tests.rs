@@ -30,6 +30,10 @@ impl Handler for Panics {
         self.0.begin_connection(listener, peer)
     }
 
+    fn park_connection(&self, client: &Client) {
+        self.0.park_connection(client);
+    }
+
     async fn handle(
         self: Rc<Self>,
         client: Rc<Client>,

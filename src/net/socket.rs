@@ -156,6 +156,8 @@ impl Socket {
 
     /// Waits until there is something to read, or the end.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // It may wait for long, and needs none meanwhile.
+        self.0.waker.take();
         self.0.poll(|raw| {
             let _ = self.0.write.poll_backlog(raw, cx);
             self.0.read.poll_ready(raw, cx)

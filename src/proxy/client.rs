@@ -116,6 +116,14 @@ impl Client {
         }
     }
 
+    /// Forgets what it remembers of the last request, which is computed anew with the next one: the connection has been
+    /// idle for a while, and may stay so.
+    pub(super) fn park(&self) {
+        self.forwarding.last.take();
+        self.pin_cache.take();
+        self.session_cache.take();
+    }
+
     /// The name of the listener in the access log.
     pub(super) fn listener_name(&self) -> &str {
         &self.listener.name
@@ -261,7 +269,8 @@ impl Client {
 #[derive(Debug)]
 struct ForwardingCache {
     address: HeaderValue,
-    last: RefCell<Option<ForwardingValues>>,
+    /// Boxed, since most connections are idle, and then have none.
+    last: RefCell<Option<Box<ForwardingValues>>>,
 }
 
 /// The values for the last request's host and scheme.
@@ -303,12 +312,9 @@ impl ForwardingCache {
         let port = port_of(host, scheme);
         // Copies the host: the request's value is a slice of the connection's read buffer, and would keep the
         // whole buffer in memory while the client is idle.
-        *last = HeaderValue::from_bytes(host.as_bytes()).ok().map(|host| ForwardingValues {
-            host,
-            scheme,
-            forwarded: forwarded.clone(),
-            port: port.clone(),
-        });
+        *last = HeaderValue::from_bytes(host.as_bytes())
+            .ok()
+            .map(|host| Box::new(ForwardingValues { host, scheme, forwarded: forwarded.clone(), port: port.clone() }));
         (forwarded, port)
     }
 }
@@ -384,6 +390,17 @@ mod tests {
         let host = headers.get(HOST).cloned();
         super::super::headers::to_backend(&mut headers, host.as_ref(), client, identity, &RequestId::generated(1));
         (identity, headers)
+    }
+
+    #[test]
+    fn a_parked_connection_forgets_what_its_next_request_computes_anew() {
+        let client = client("127.0.0.1", &[]);
+        let fields = [("host", "a.example:8080")];
+        let (_, before) = forwarding_headers(&client, &fields);
+        assert!(client.forwarding.last.borrow().is_some());
+        client.park();
+        assert!(client.forwarding.last.borrow().is_none());
+        assert_eq!(forwarding_headers(&client, &fields).1, before);
     }
 
     #[test]

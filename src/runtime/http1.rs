@@ -53,7 +53,10 @@ pub(super) fn serve<H: Handler>(
             // Boxed: the memory is freed when the connection is parked.
             match Box::pin(serve_requests(stream, prefix, since, &client, &context, &requests)).await {
                 Outcome::Closed => return,
-                Outcome::Idle(idle, rest) => (stream, prefix) = (idle, rest),
+                Outcome::Idle(idle, rest) => {
+                    context.handler.park_connection(&client);
+                    (stream, prefix) = (idle, rest);
+                }
                 Outcome::Tunnel(stream, rest, tunnel) => break tunnel.run(Box::new(stream), rest),
             }
             if prefix.is_empty() && !context.wait_readable(stream.socket()).await {
