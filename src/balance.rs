@@ -11,7 +11,7 @@ mod sample;
 mod selection;
 mod slow_start;
 
-pub(crate) use hash::score;
+pub(crate) use hash::highest;
 pub use selection::{Balancer, Candidates, TriedBackends};
 
 use std::rc::Rc;

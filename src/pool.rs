@@ -30,6 +30,7 @@ pub mod reconcile;
 pub mod release;
 pub mod sessions;
 pub mod slow_start;
+pub mod totals;
 pub mod waiting;
 
 pub use admission::{AdminState, Closed};

@@ -2,8 +2,9 @@
 //! Invariant: the order depends on session id, names and weights alone, so all Linchpins move a session alike.
 //! Must not know: the retry budget, or what the balancer would choose.
 
-use crate::balance::{Candidates, TriedBackends, score};
-use crate::pool::Pool;
+use crate::balance::{Candidates, TriedBackends, highest};
+use crate::pool::slow_start::ONE;
+use crate::pool::{Backend, Pool};
 
 /// Returns the next backend for `session`, which `from` can't serve: first the backends on `from`'s `failover` list, in
 /// their order; then those of its group, then all others by rendezvous hashing (highest random weight; Thaler and Ravishankar 1998); backups
@@ -17,9 +18,8 @@ pub fn next(pool: &Pool, session: u64, from: Option<usize>, tried: &TriedBackend
     listed.or_else(|| {
         let candidates = Candidates::new(pool, tried);
         let best = |group: Option<&str>| {
-            let allowed = candidates.iter().filter(|(_, backend)| group.is_none() || backend.group() == group);
-            let scored = allowed.map(|(index, backend)| (index, score(session, backend, backend.live().weight())));
-            scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
+            let allowed = |backend: &Backend| group.is_none() || backend.group() == group;
+            highest(&candidates, session, pool.totals().heaviest() / ONE, |backend| backend.live().weight(), allowed)
         };
         let group = from.and_then(|from| pool.backend(from).group());
         group.and_then(|group| best(Some(group))).or_else(|| best(None))

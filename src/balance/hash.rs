@@ -2,7 +2,7 @@
 //! Invariant: names and weights alone decide a key's backend; adding or removing a backend moves only its own keys.
 //! Must not know: which part of the request the key was made from.
 
-use super::selection::{Balancer, Candidates};
+use super::selection::{Balancer, Candidates, SMALL};
 use crate::pool::Backend;
 use crate::pool::hash::mix;
 
@@ -15,41 +15,82 @@ pub(super) struct Hash {
 impl Balancer for Hash {
     /// `entropy` is the request's key, or a random number if the request has none.
     fn best(&self, candidates: &Candidates<'_>, entropy: u64) -> Option<usize> {
-        let weight = |backend: &Backend| u64::from(backend.live().effective_weight());
-        // The new request counts as well: otherwise an idle pool would allow none.
-        let (active, weights) = candidates.iter().fold((1, 0), |(active, weights), (_, backend)| {
-            (active + u64::from(backend.live().active()), weights + weight(backend))
-        });
+        let weight = |backend: &Backend| backend.live().effective_weight();
+        let pool = candidates.pool();
+        let (active, weights) = match pool.totals().of_candidates() {
+            (active, weights) if pool.backends().len() > SMALL && weights > 0 && candidates.are_regular() => {
+                (active, weights)
+            }
+            _ => candidates.iter().fold((0, 0), |(active, weights), (_, backend)| {
+                (active + u64::from(backend.live().active()), weights + u64::from(weight(backend)))
+            }),
+        };
         let has_capacity = |backend: &Backend| {
-            let fair = active * weight(backend) * u64::from(self.max_load);
+            // The new request counts as well: otherwise an idle pool would allow none.
+            let fair = (active + 1) * u64::from(weight(backend)) * u64::from(self.max_load);
             let bound = fair.div_ceil((weights * 100).max(1));
             u64::from(backend.live().active()) < bound
         };
-        let best = |within: &dyn Fn(&Backend) -> bool| {
-            let scored = candidates.iter().filter(|(_, backend)| within(backend));
-            let scored =
-                scored.map(|(index, backend)| (index, score(entropy, backend, backend.live().effective_weight())));
-            scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
-        };
+        let heaviest = pool.totals().heaviest();
+        let best = |accepts: &dyn Fn(&Backend) -> bool| highest(candidates, entropy, heaviest, weight, accepts);
         best(&has_capacity).or_else(|| best(&|_| true))
     }
+}
+
+/// Returns the position of the candidate with the highest score for a key, of equals the last one. `heaviest` is no less than
+/// any weight: most backends can't win with it, and only the others are looked at. So a large pool costs a hash for
+/// each backend, and not a look at its state.
+pub(crate) fn highest(
+    candidates: &Candidates<'_>,
+    key: u64,
+    heaviest: u32,
+    weight: impl Fn(&Backend) -> u32,
+    accepts: impl Fn(&Backend) -> bool,
+) -> Option<usize> {
+    let pool = candidates.pool();
+    let mut best: Option<(usize, f64)> = None;
+    // No backend with a lower hash has a higher score than the best so far.
+    let mut least = 0;
+    for (index, name_hash) in pool.name_hashes().iter().enumerate() {
+        let hash = mix(key ^ name_hash);
+        if hash < least {
+            continue;
+        }
+        let Some(backend) = pool.backends().get(index) else { break };
+        if !candidates.contains(index, backend) || !accepts(backend) {
+            continue;
+        }
+        let score = score(hash, weight(backend));
+        if best.is_none_or(|(_, most)| score.total_cmp(&most).is_ge()) {
+            best = Some((index, score));
+            least = least_hash(score, heaviest);
+        }
+    }
+    best.map(|(index, _)| index)
 }
 
 /// Returns the score of a backend with this weight for a key, by weighted rendezvous hashing: -w / ln(u), where u in
 /// (0, 1) is a hash of key and name (Schindelhauer and Schomaker 2005). A score depends on no other backend, so a backend that is added or
 /// removed moves only its own keys.
-pub(crate) fn score(key: u64, backend: &Backend, weight: u32) -> f64 {
-    let hash = mix(key ^ backend.name_hash());
+fn score(hash: u64, weight: u32) -> f64 {
     // A double holds 53 bits; the half keeps u away from 0 and 1.
     let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -f64::from(weight) / uniform.ln()
+}
+
+/// Returns a hash with which, and with any lower one, no weight up to `heaviest` reaches this score. It is lower than the
+/// exact bound by more than a double's error.
+fn least_hash(score: f64, heaviest: u32) -> u64 {
+    let uniform = (-f64::from(heaviest) / score).exp() * (1.0 - 1e-9);
+    // Of a score of 0 this is 0, or no number: a cast makes that 0, too.
+    ((uniform * (1u64 << 53) as f64) as u64) << 11
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::pool;
     use super::super::{Balancer, Candidates, TriedBackends};
-    use super::Hash;
+    use super::{Hash, highest, score};
     use crate::pool::hash::mix;
     use crate::pool::{AdminState, InFlight, Pool};
 
@@ -99,5 +140,38 @@ mod tests {
         drop(in_flight);
         let usual = chosen(&pool, 7);
         assert!((0..10).all(|_| chosen(&pool, 7) == usual), "back where it belongs");
+    }
+
+    #[test]
+    fn no_backend_of_a_large_pool_gets_more_than_its_bound_either() {
+        let pool = pool(&[1; 100]);
+        let in_flight: Vec<_> = (0..1000).map(|_| InFlight::on(pool.backend(chosen(&pool, 7)).live(), 0)).collect();
+        let most = pool.backends().iter().map(|backend| backend.live().active()).max().unwrap();
+        assert_eq!(most, 13, "1.25 times ten, rounded up");
+        drop(in_flight);
+        assert!((0..100).all(|_| chosen(&pool, 7) == chosen(&pool, 7)), "all counts are given back");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_highest_score_is_that_of_the_plain_search(
+            backends in proptest::collection::vec((0i32..1000, proptest::bool::weighted(0.2)), 1..150),
+            key: u64, heaviest in 1_000_000_u32..2_000_000
+        ) {
+            let weights: Vec<_> = backends.iter().map(|(weight, _)| *weight).collect();
+            let pool = pool(&weights);
+            for (index, (_, is_out)) in backends.iter().enumerate() {
+                pool.backend(index).live().set_state(if *is_out { AdminState::Maintenance } else { AdminState::Ready });
+            }
+            let tried = TriedBackends::new();
+            let candidates = Candidates::new(&pool, &tried);
+            let weight = |backend: &crate::pool::Backend| backend.live().effective_weight();
+            let scored = candidates.iter();
+            let scored = scored.map(|(index, backend)| (index, score(mix(key ^ backend.name_hash()), weight(backend))));
+            let plain = scored.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index);
+            for heaviest in [heaviest, pool.totals().heaviest()] {
+                proptest::prop_assert_eq!(highest(&candidates, key, heaviest, weight, |_| true), plain);
+            }
+        }
     }
 }

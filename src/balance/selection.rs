@@ -70,6 +70,11 @@ impl<'a> Candidates<'a> {
         Candidates { are_steady: true, ..self }
     }
 
+    /// Returns whether backups and draining backends are no candidates, since others are.
+    pub(super) fn are_regular(&self) -> bool {
+        self.tier == Tier::Regular
+    }
+
     pub(super) fn pool(&self) -> &'a Pool {
         self.pool
     }

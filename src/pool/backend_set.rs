@@ -13,6 +13,7 @@ use super::health_tracker::HealthTracker;
 use super::live::Live;
 use super::rebalance;
 use super::rebalancer::Rebalancer;
+use super::totals::PoolTotals;
 use super::waiting::PoolWaiterNotifier;
 
 /// The keys `name` and `backends` of `[[pools]]`, the thresholds of its backends' health, `slow_start`, `[pools.queue]` and `[pools.rebalance]`.
@@ -40,6 +41,9 @@ pub struct Pool {
     pub(super) backends: Vec<Backend>,
     pub(super) by_name: HashMap<Arc<str>, usize>,
     pub(super) by_route: HashMap<Box<str>, usize>,
+    /// Of each backend the hash of its name, side by side: rendezvous hashing reads them all.
+    pub(super) name_hashes: Box<[u64]>,
+    pub(super) totals: Arc<PoolTotals>,
     pub(super) has_slow_start: bool,
     pub(super) rebalance_settings: Option<rebalance::Settings>,
     pub(super) rebalancer: Arc<Rebalancer>,
@@ -128,11 +132,31 @@ impl Pool {
         self.has_slow_start
     }
 
-    /// Computes the effective weights of its backends again. Call it several times a second.
+    /// Returns of each backend the hash of its name ([`Backend::name_hash`]), in their order.
+    pub fn name_hashes(&self) -> &[u64] {
+        &self.name_hashes
+    }
+
+    /// What its backends have together.
+    pub fn totals(&self) -> &PoolTotals {
+        &self.totals
+    }
+
+    /// Computes the effective weights of its backends and its totals again. Call it several times a second.
     pub fn refresh_effective_weights(&self, now: Instant) {
         if self.has_slow_start {
             self.backends.iter().for_each(|backend| backend.live().refresh_effective_weight(now));
         }
+        self.refresh_totals();
+    }
+
+    pub(super) fn refresh_totals(&self) {
+        let is_candidate = |backend: &&Backend| !backend.is_backup() && backend.live().accepts_new().is_ok();
+        let candidates = self.backends.iter().filter(is_candidate).map(Backend::live);
+        let sums = candidates.fold((0, 0), |(weight, in_flight), live| {
+            (weight + u64::from(live.effective_weight()), in_flight + u64::from(live.active()))
+        });
+        self.totals.refresh(sums.0, sums.1);
     }
 
     /// Returns the tracker of the backends' health.

@@ -30,7 +30,7 @@ impl<L: Borrow<Arc<Live>>> InFlight<L> {
     /// Counts one more request on `thread`, which must be the calling thread.
     pub fn begin(live: L, thread: usize) -> InFlight<L> {
         let this = InFlight { live, thread, adds_session: false, is_tunnel: false };
-        this.add(1, |shard| &shard.active);
+        this.add_active(1);
         this
     }
 
@@ -59,6 +59,13 @@ impl<L: Borrow<Arc<Live>>> InFlight<L> {
         }
     }
 
+    fn add_active(&self, delta: u32) {
+        self.add(delta, |shard| &shard.active);
+        if let Some(totals) = self.live.borrow().pool_totals() {
+            totals.add_in_flight(self.thread, delta);
+        }
+    }
+
     /// A plain load and store: no other thread writes this shard, so no locked instruction.
     fn add(&self, delta: u32, counter: impl FnOnce(&Shard) -> &AtomicU32) {
         if let Some(counter) = self.live.borrow().shards.get(self.thread).map(counter) {
@@ -70,7 +77,7 @@ impl<L: Borrow<Arc<Live>>> InFlight<L> {
 impl<L: Borrow<Arc<Live>>> Drop for InFlight<L> {
     fn drop(&mut self) {
         self.session_known();
-        self.add(u32::MAX, |shard| &shard.active);
+        self.add_active(u32::MAX);
         if self.is_tunnel {
             self.add(u32::MAX, |shard| &shard.tunnels);
         }

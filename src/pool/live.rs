@@ -17,6 +17,7 @@ use super::queue::Queue;
 use super::rebalancing::Rebalancing;
 use super::sessions::Sessions;
 use super::slow_start::{self, SlowStart};
+use super::totals::PoolTotals;
 use super::waiting::{PoolWaiterNotifier, WaiterNotifier};
 use crate::clock;
 use crate::per_thread::LazyPerThread;
@@ -57,6 +58,7 @@ pub struct Live {
     /// The queue of its pool for capacity on any backend; how many requests wait there that have a claim to this one;
     /// sessions that requests will add which were granted capacity.
     pool_queue: OnceLock<Arc<CapacityQueue<PoolWaiterNotifier>>>,
+    pool_totals: OnceLock<Arc<PoolTotals>>,
     pub(super) own_claims: AtomicU32,
     pub(super) reserved_sessions: AtomicU32,
     /// Notified when a request begins to wait while probes fail.
@@ -100,6 +102,7 @@ impl Live {
             reserved: AtomicU32::new(0),
             queue: Mutex::default(),
             pool_queue: OnceLock::new(),
+            pool_totals: OnceLock::new(),
             own_claims: AtomicU32::new(0),
             reserved_sessions: AtomicU32::new(0),
             probe_wanted: Notify::new(),
@@ -229,6 +232,9 @@ impl Live {
 
     /// Sets its share of new sessions.
     pub fn set_weight(self: &Arc<Self>, weight: u32) {
+        if let Some(totals) = self.pool_totals() {
+            totals.note_weight(weight);
+        }
         self.weight.store(weight, Ordering::Relaxed);
         self.slow_start.refresh(weight, clock::now());
         self.changed();
@@ -403,9 +409,14 @@ impl Live {
         &self.rebalancing
     }
 
-    /// Connects it with the queue of its pool, for the first and only time.
-    pub(super) fn set_pool_queue(&self, queue: &Arc<CapacityQueue<PoolWaiterNotifier>>) {
+    /// Connects it with the queue and the totals of its pool, for the first and only time.
+    pub(super) fn set_pool(&self, queue: &Arc<CapacityQueue<PoolWaiterNotifier>>, totals: &Arc<PoolTotals>) {
         self.pool_queue.get_or_init(|| Arc::clone(queue));
+        self.pool_totals.get_or_init(|| Arc::clone(totals));
+    }
+
+    pub(super) fn pool_totals(&self) -> Option<&PoolTotals> {
+        self.pool_totals.get().map(|totals| &**totals)
     }
 
     pub(super) fn pool_queue(&self) -> Option<&CapacityQueue<PoolWaiterNotifier>> {

@@ -14,6 +14,7 @@ use super::health_tracker::{BackendDownNotifier, HealthTracker};
 use super::history::HealthChange;
 use super::inherited::{BackendState, InheritedBackends};
 use super::live::Live;
+use super::totals::PoolTotals;
 use super::waiting::PoolWaiterNotifier;
 use crate::clock;
 use crate::events::Events;
@@ -131,6 +132,8 @@ impl Reconciler {
         let positions: HashMap<_, _> = names.collect();
         let position = |name: &String| positions.get(name.as_str()).copied();
         let queue = old.as_deref().map(|old| Arc::clone(&old.queue)).unwrap_or_default();
+        let totals = old.as_deref().map(|old| Arc::clone(&old.totals));
+        let totals = totals.unwrap_or_else(|| Arc::new(PoolTotals::new(self.threads)));
         let backends: Vec<_> = settings
             .backends
             .iter()
@@ -138,7 +141,7 @@ impl Reconciler {
                 let failover = backend.failover.iter().filter_map(position).collect();
                 let known = old.as_deref().and_then(|old| Some(old.backend(old.position(&backend.name)?)));
                 let inherited = self.inherited.take(&settings.name, &backend.name).filter(|_| known.is_none());
-                let backend = self.backend(backend, failover, known, inherited.as_ref(), &queue, now);
+                let backend = self.backend(backend, failover, known, inherited.as_ref(), (&queue, &totals), now);
                 backend.live().set_slow_start(settings.slow_start, now);
                 if self.has_started && old.as_deref().is_some_and(|old| is_new_in(old, &backend)) {
                     backend.live().begin_slow_start(now);
@@ -162,11 +165,14 @@ impl Reconciler {
         let rebalancer = old.as_deref().map(|old| Arc::clone(&old.rebalancer)).unwrap_or_default();
         let mut live_ids: Vec<_> = backends.iter().map(|backend| backend.live().id()).collect();
         live_ids.sort_unstable();
+        let name_hashes = backends.iter().map(Backend::name_hash).collect();
         let pool = Pool {
             name,
             backends,
             by_name,
             by_route,
+            name_hashes,
+            totals,
             has_slow_start,
             rebalance_settings: settings.rebalance.clone(),
             rebalancer,
@@ -188,6 +194,7 @@ impl Reconciler {
                 self.reported.push((Arc::clone(&pool), index, change));
             }
         }
+        pool.refresh_totals();
         pool
     }
 
@@ -197,7 +204,7 @@ impl Reconciler {
         failover: Vec<usize>,
         old: Option<&Backend>,
         inherited: Option<&BackendState>,
-        queue: &Arc<CapacityQueue<PoolWaiterNotifier>>,
+        (queue, totals): (&Arc<CapacityQueue<PoolWaiterNotifier>>, &Arc<PoolTotals>),
         now: Instant,
     ) -> Backend {
         let (weight, state) = match (old, inherited) {
@@ -213,7 +220,7 @@ impl Reconciler {
             }
             _ => Arc::new(Live::new(self.id(now), self.threads, state, weight)),
         };
-        live.set_pool_queue(queue);
+        live.set_pool(queue, totals);
         live.set_weight(weight);
         if live.wanted() != state {
             live.set_state(state);
