@@ -52,7 +52,7 @@ pub(super) struct Follower<'a> {
     answered: Option<Instant>,
 }
 
-/// A watch, when it began, and whether it has told something.
+/// A watch, when it began, and whether an event has come.
 struct Watch {
     stream: WatchStream,
     begun: Instant,
@@ -112,7 +112,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Follows the watch. Returns whether it has told something.
+    /// Follows the watch. Returns whether events have come.
     async fn follow(&mut self, mut watch: Watch) -> Result<bool, RequestError> {
         let gathered = self.gather(&mut watch).await;
         let (now, has_events) = (clock::now(), watch.has_events);
@@ -159,7 +159,7 @@ impl<'a> Follower<'a> {
         Ok(Gathered { has_news, is_open: true })
     }
 
-    /// Begins a list, or a watch if the version of the last one is known. Returns whether that has told something.
+    /// Begins a list, or a watch if the version of the last one is known. Either is an answer.
     async fn begin(&mut self) -> Result<bool, RequestError> {
         if let Some(at) = self.pace.next(rand::random()) {
             sleep_until(at.into()).await;
@@ -228,7 +228,7 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// What a watch has told.
+/// What has come of a watch.
 struct Gathered {
     has_news: bool,
     /// Whether the watch goes on.
