@@ -3,6 +3,7 @@
 //! Must not know: other modules, but for addresses (`net`); the disk or the network: it resolves no names and reads
 //! no included files.
 
+mod acme;
 mod address_lists;
 mod backend_protocol;
 mod client_limits;

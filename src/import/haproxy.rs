@@ -3,6 +3,7 @@
 //! Must not know: the format of the output.
 
 mod acl;
+mod acme;
 mod backend;
 mod check;
 mod disposition;
@@ -23,6 +24,7 @@ use super::reasons::NONE;
 use std::collections::HashMap;
 
 use self::backend::BackendReader;
+use self::acme::Stores;
 use self::disposition::Disposition;
 use self::frontend::FrontendReader;
 use self::global::Globals;
@@ -40,6 +42,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     let mut globals = Globals::default();
     let resolvers = Resolvers::read(&sections);
     let proxies = proxies(&sections);
+    globals.stores = Stores::read(&sections, &mut out.rest);
     let (http, other): (Vec<_>, Vec<_>) = proxies.into_iter().partition(|proxy| proxy.refusal().is_none());
     for section in sections.iter().filter(|section| section.header.word(0) == "global") {
         globals.read(section, out);
@@ -72,6 +75,8 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
             "" => section.statements.iter().for_each(|line| {
                 out.rest.unsupported(line.line, &line.text, "the line is outside of any section");
             }),
+            "acme" => {}
+            "crt-store" => globals.stores.note(section, &mut out.rest),
             "resolvers" => resolvers.note(section, &mut out.rest),
             kind => note_whole(&section.header, &section.statements, known::section(kind), &mut out.rest),
         }

@@ -2,6 +2,7 @@
 //! Invariant: a listener with TLS never opens without it; without a certificate it is disabled.
 //! Must not know: the formats of sources; routes.
 
+use super::acme::{Issuer, Orders};
 use super::toml::{Table, Value};
 use crate::net::Address;
 
@@ -20,7 +21,15 @@ pub(super) struct Listener {
 #[derive(Default)]
 struct Tls {
     certificates: Vec<(String, Option<String>)>,
+    /// The certificates that Linchpin obtains itself.
+    orders: Option<Orders>,
     table: Table,
+}
+
+impl Tls {
+    fn has_certificate(&self) -> bool {
+        !self.certificates.is_empty() || self.orders.as_ref().is_some_and(Orders::can_be_had)
+    }
 }
 
 impl Listener {
@@ -39,7 +48,10 @@ impl Listener {
     /// Returns whether another listener differs in nothing but its address and certificates.
     pub(super) fn is_like(&self, other: &Listener) -> bool {
         let is_same_tls = match (&self.tls, &other.tls) {
-            (Some(one), Some(other)) => one.table.has_same_settings(&other.table),
+            (Some(one), Some(other)) => {
+                let is_like = |one: &Orders| other.orders.as_ref().is_none_or(|other| one.is_like(other));
+                one.table.has_same_settings(&other.table) && one.orders.as_ref().is_none_or(is_like)
+            }
             (None, None) => true,
             _ => false,
         };
@@ -52,6 +64,11 @@ impl Listener {
         let Some(tls) = other.tls else { return };
         for (certificate, key) in &tls.certificates {
             self.certificate(certificate, key.as_deref());
+        }
+        let own = &mut self.tls.get_or_insert_default().orders;
+        match (own, tls.orders) {
+            (Some(own), Some(other)) => own.absorb(other),
+            (own, other) => *own = own.take().or(other),
         }
         self.secure().append(tls.table);
     }
@@ -74,6 +91,15 @@ impl Listener {
         }
     }
 
+    /// Orders a certificate for a name.
+    ///
+    /// # Errors
+    /// The reason why this listener can't have it.
+    pub(super) fn order(&mut self, issuer: &Issuer, name: &str) -> Result<(), String> {
+        let orders = &mut self.tls.get_or_insert_default().orders;
+        orders.get_or_insert_with(|| Orders::new(issuer)).add(issuer, name)
+    }
+
     /// Disables it, with the reason.
     pub(super) fn switch_off(&mut self, line: usize, text: &str, why: impl Into<String>) {
         self.is_off = true;
@@ -81,7 +107,7 @@ impl Listener {
     }
 
     pub(super) fn is_off(&self) -> bool {
-        self.is_off || self.tls.as_ref().is_some_and(|tls| tls.certificates.is_empty())
+        self.is_off || self.tls.as_ref().is_some_and(|tls| !tls.has_certificate())
     }
 
     pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
@@ -103,6 +129,7 @@ impl Listener {
         let mut others = tls.certificates.iter();
         match others.next() {
             Some(first) => pair(&mut table, first),
+            None if tls.orders.as_ref().is_some_and(|orders| !orders.is_empty()) => {}
             None => {
                 table.set("cert", Value::text("FILE"));
                 table.comment("no certificate could be imported: set the path of yours and remove the #");
@@ -110,6 +137,9 @@ impl Listener {
         }
         table.append(tls.table.clone());
         table.write("[listeners.tls]", is_off, text);
+        if let Some(orders) = &tls.orders {
+            orders.write(is_off, text);
+        }
         for other in others {
             let mut table = Table::default();
             pair(&mut table, other);

@@ -2,6 +2,7 @@
 //! Invariant: each directive is converted or noted; an inherited one is noted once.
 //! Must not know: the format of the output.
 
+mod acme;
 mod dump;
 mod fields;
 mod guard;
@@ -56,6 +57,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         upstreams: HashMap::new(),
         resolvers: Vec::new(),
         asks: false,
+        issuers: HashMap::new(),
         pools: HashMap::new(),
         made: Vec::new(),
         applied: HashSet::new(),
@@ -114,6 +116,9 @@ impl<'d> Reader<'d> {
                 }
                 "server" if directive.block.is_some() => self.demands.extend(listen::demands(directive, http)),
                 "resolver" => self.resolvers.extend(upstream::resolvers(directive)),
+                "acme_issuer" => {
+                    self.issuers.insert(directive.word(1), acme::issuer(directive, &mut out.clients));
+                }
                 _ => {}
             }
         }
@@ -121,7 +126,7 @@ impl<'d> Reader<'d> {
         let fields = Fields::default().inside(http);
         for directive in http {
             match directive.word(0) {
-                "map" => {}
+                "map" | "acme_issuer" => {}
                 "upstream" => {
                     if let Some((_, index)) = self.upstreams.get(directive.word(1)).copied() {
                         self.upstream(directive, index);

@@ -11,6 +11,7 @@ mod overlaps;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::acme::Issuer;
 use super::client_limits::ClientLimits;
 use super::guard::Guard;
 use super::listener::Listener;
@@ -136,6 +137,15 @@ impl Output {
             self.listeners.push(Listener::new(group, address, line, text));
         }
         &mut self.listeners[index]
+    }
+
+    /// Orders a certificate for a name at the listeners of a group with TLS.
+    ///
+    /// # Errors
+    /// The reason why one of them can't have it.
+    pub(super) fn order(&mut self, group: usize, issuer: &Issuer, name: &str) -> Result<(), String> {
+        let all = self.listeners.iter_mut().filter(|listener| listener.group == group && listener.is_secure());
+        all.map(|listener| listener.order(issuer, name)).collect()
     }
 
     /// Notes a listener that can't be converted.

@@ -2,6 +2,7 @@
 //! Invariant: each value is converted, or noted with its path.
 //! Must not know: the format of the output; YAML and TOML.
 
+mod acme;
 mod entry;
 mod headers;
 mod health;
@@ -11,6 +12,7 @@ mod service;
 mod sticky;
 mod weights;
 
+use self::acme::Resolvers;
 use self::entry::{EntryPoints, RouterEntryPoints};
 use self::middleware::{Access, Effects};
 use self::service::Services;
@@ -49,7 +51,8 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         .filter(|router| leads(router, middlewares))
         .map(|router| RouterEntryPoints::of(router, entry_points))
         .collect();
-    let entries = EntryPoints::open(&leading, root, &ports, out);
+    let resolvers = Resolvers::read(map_of(root, "certificatesResolvers", &empty), out);
+    let entries = EntryPoints::open(&leading, root, (&ports, &resolvers.challenges_at), out);
     for (name, line, node) in routers {
         let path = format!("http.routers.{name}");
         let Some(map) = node.map() else {
@@ -62,6 +65,15 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         let mut effects = Effects::default();
         for names in reached.middlewares(entry_points).into_iter().chain(peek(map, "middlewares")) {
             effects.read(names.list(), &path, middlewares, 0);
+        let rule = peek(map, "rule").and_then(Node::text).unwrap_or_default();
+        match peek(map, "tls").filter(|tls| tls.text().is_none_or(|text| text == "true")) {
+            Some(tls) => tls.map().into_iter().for_each(|tls| {
+                resolvers.order(tls, rule, &format!("{path}.tls"), &groups, out);
+            }),
+            None => reached.tls(entry_points).for_each(|(name, tls)| {
+                resolvers.order(tls, rule, &format!("entryPoints.{name}.http.tls"), &groups, out);
+            }),
+        }
         }
         if let Some((line, text)) = entry::certificate_demand(&reached, is_enforced, root) {
             let why = "clients had to present a certificate: set `client_ca` in [listeners.tls] of a listener, and its name in `listeners` of the route";

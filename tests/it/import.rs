@@ -74,6 +74,7 @@ fn errors(text: &str) -> Vec<String> {
             // Files and folders are where the source was, and others may be here.
             "cannot read the",
             "the path is in use by a file that is not a socket",
+            "certificates cannot be stored in",
         ]
         .iter()
         .any(|open| problem.contains(open))

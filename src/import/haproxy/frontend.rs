@@ -19,7 +19,7 @@ use super::limits::{FrontendLimits, Tables};
 use super::section::ProxySection;
 use super::syntax::Statement;
 use super::tls::Bind;
-use super::{known, rules};
+use super::{acme, known, rules};
 
 /// A frontend being read.
 pub(super) struct FrontendReader<'p> {
@@ -77,7 +77,10 @@ impl<'p> FrontendReader<'p> {
             return self.redirect(words, statement, out);
         }
         match (statement.word(0), statement.word(1)) {
-            ("mode", "http") => Disposition::Converted,
+            ("mode", "http") | ("ssl-f-use", _) => Disposition::Converted,
+            ("http-request", _) if acme::is_challenge(statement) => {
+                Disposition::Unneeded("Linchpin responds to the challenges of ACME servers itself")
+            }
             ("bind", _) => self.bind(statement.from(1), statement, out),
             ("use_backend", _) => self.use_backend(statement, out),
             ("default_backend", name) => match self.pools.get(name) {
@@ -148,7 +151,12 @@ impl<'p> FrontendReader<'p> {
         let Some((addresses, parameters)) = words.split_first() else {
             return Disposition::Unsupported("it has no address".into());
         };
-        let bind = Bind::read(parameters, self.globals);
+        let mut bind = Bind::read(parameters, self.globals);
+        for statement in self.proxy.each("ssl-f-use") {
+            for word in bind.uses(statement.from(1), self.globals) {
+                out.clients.unsupported(statement.line, &word, NONE);
+            }
+        }
         for address in addresses.split(',') {
             let Some(place) = listening(address) else {
                 let why = format!(

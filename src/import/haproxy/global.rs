@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::output::Output;
 use super::super::toml::Value;
 use super::super::units;
+use super::acme::Stores;
 use super::known;
 use super::syntax::{Section, Statement};
 
@@ -16,6 +17,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Settings of `global` that other sections depend on.
 #[derive(Default)]
 pub(super) struct Globals {
+    pub(super) stores: Stores,
     crt_base: Option<String>,
     ca_base: Option<String>,
     /// Clients must use TLS 1.3.

@@ -163,7 +163,6 @@ pub(super) fn section(kind: &str) -> &'static str {
         "ring" | "log-forward" | "log-profile" => LOG,
         "program" => SERVICE,
         "http-errors" => PAGES,
-        "crt-store" | "acme" => TLS,
         _ => NONE,
     }
 }

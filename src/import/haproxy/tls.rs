@@ -2,10 +2,12 @@
 //! Invariant: a listener that would admit more clients than before is disabled.
 //! Must not know: frontends, servers, routes.
 
+use super::super::acme::Issuer;
 use super::super::grammar;
 use super::super::listener::Listener;
 use super::super::reasons::{NO_FILE, NONE};
 use super::super::toml::Value;
+use super::acme::Certificate;
 use super::global::Globals;
 
 /// The parameters after the address of a `bind`.
@@ -13,7 +15,7 @@ use super::global::Globals;
 pub(super) struct Bind {
     is_tls: bool,
     h2: Option<bool>,
-    certificates: Vec<String>,
+    certificates: Vec<Certificate>,
     authorities: Option<String>,
     verify: Option<bool>,
     is_min_13: bool,
@@ -64,7 +66,10 @@ impl Bind {
                 "ssl" => bind.is_tls = true,
                 "crt" => match grammar::file(argument()) {
                     Some(path) if !path.ends_with('/') && !path.starts_with('@') => {
-                        bind.certificates.push(globals.certificate(&path));
+                        bind.certificates.push(Certificate::Files(globals.certificate(&path), None));
+                    }
+                    Some(name) if let Some(certificate) = globals.stores.find(&name) => {
+                        bind.certificates.push(certificate);
                     }
                     _ => bind.off = Some(LISTED),
                 },
@@ -122,6 +127,13 @@ impl Bind {
         bind
     }
 
+    /// Adds the certificate of an `ssl-f-use`, if clients use TLS here; returns the words without an equivalent.
+    pub(super) fn uses(&mut self, words: &[String], globals: &Globals) -> Vec<String> {
+        let (certificate, others) = globals.stores.certificate(words, |file| globals.certificate(file));
+        self.certificates.extend(certificate.filter(|_| self.is_tls));
+        others
+    }
+
     /// Applies the parameters to a listener.
     pub(super) fn apply(&self, listener: &mut Listener, line: usize, text: &str) {
         if self.is_tls {
@@ -138,7 +150,10 @@ impl Bind {
                 table.set("client_certificate", Value::text(word));
             }
             for certificate in &self.certificates {
-                listener.certificate(certificate, None);
+                match certificate {
+                    Certificate::Files(file, key) => listener.certificate(file, key.as_deref()),
+                    Certificate::Ordered(issuer, names) => order(listener, issuer, names, line, text),
+                }
             }
         } else if self.h2 == Some(true) {
             listener.table.set("http2", Value::flag(true));
@@ -149,5 +164,17 @@ impl Bind {
         if let Some(why) = self.off {
             listener.switch_off(line, text, format!("{why}; the listener is disabled"));
         }
+    }
+}
+
+/// Orders certificates for these names at a listener.
+fn order(listener: &mut Listener, issuer: &Issuer, names: &[String], line: usize, text: &str) {
+    for name in names {
+        if let Err(why) = listener.order(issuer, name) {
+            listener.table.unsupported(line, &format!("{text}, for {name}"), why);
+        }
+    }
+    if !issuer.is_usable() {
+        listener.table.unsupported(line, text, "[listeners.tls.acme] has to be completed");
     }
 }

@@ -68,7 +68,7 @@ const LOST: [(&str, &str); 20] = [
 /// Beginnings of annotations that tools leave on every object.
 const NOISE: [&str; 5] =
     ["kubectl.kubernetes.io/", "kubernetes.io/ingress.class", "meta.helm.sh/", "helm.sh/", "argocd.argoproj.io/"];
-const CERT_MANAGER: &str = "cert-manager goes on to renew the certificate in the Secret, for as long as the Ingress exists or a Certificate takes its place";
+const CERT_MANAGER: &str = "keep cert-manager, and Linchpin uses each certificate that it renews in the Secret: write a Certificate for it if you delete this Ingress, and let a DNS-01 solver prove the names, or an HTTP-01 solver whose Ingress some controller serves; or do without cert-manager, and write [listeners.tls.acme]";
 
 /// The annotations of one Ingress.
 pub(super) struct Annotations<'n> {

@@ -21,7 +21,9 @@ const SERVICE: &str = "leave this to the service manager";
 const KEPT_OPEN: &str = "Linchpin always keeps connections open and reuses idle ones";
 
 /// Directives that need no equivalent.
-const NEEDLESS: [(&str, &str); 12] = [
+const NEEDLESS: [(&str, &str); 14] = [
+    ("acme_shared_zone", "all threads always share what is known of certificates"),
+    ("ssl_certificate_cache", "a certificate is read when its file changes"),
     ("proxy_http_version", KEPT_OPEN),
     ("proxy_buffering", STREAMED),
     ("proxy_request_buffering", STREAMED),
@@ -37,11 +39,12 @@ const NEEDLESS: [(&str, &str); 12] = [
 ];
 
 /// Beginnings of directives that have no equivalent, each with the reason.
-const LOST: [(&str, &str); 52] = [
+const LOST: [(&str, &str); 53] = [
     ("include", "included files are not read: import what nginx -T prints, which has them all"),
     ("stream", "Linchpin handles only HTTP"),
     ("mail", "Linchpin handles only HTTP"),
     ("events", "use `max_connections` of [server]"),
+    ("acme_certificate", "no `ssl_certificate $acme_certificate` uses it"),
     ("worker_connections", "use `max_connections` of [server]"),
     ("worker_", SERVICE),
     ("user", SERVICE),

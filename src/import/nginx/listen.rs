@@ -10,6 +10,7 @@ use super::super::listener::Listener;
 use super::super::output::Output;
 use super::super::toml::Value;
 use super::super::units::{self, Address};
+use super::acme;
 use super::reader::{ClientCertificates, Reader};
 use super::syntax::Directive;
 
@@ -148,7 +149,9 @@ impl<'d> Reader<'d> {
                     && !path.starts_with("data:")
                     && !path.starts_with("engine:")
             };
-            if is_file(certificate.word(1)) && key.is_none_or(is_file) {
+            if certificate.word(1) == acme::CERTIFICATE {
+                self.order(server, listener);
+            } else if is_file(certificate.word(1)) && key.is_none_or(is_file) {
                 listener.certificate(certificate.word(1), key);
             } else {
                 let why = "its certificate is not in a fixed file: set [listeners.tls] and remove the #";

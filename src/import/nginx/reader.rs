@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::super::acme::Issuer;
 use super::super::backend_protocol::BackendProtocol;
 use super::super::pool::Pool;
 use super::syntax::Directive;
@@ -53,6 +54,8 @@ pub(super) struct Reader<'d> {
     pub(super) http: &'d [Directive],
     /// What servers require of TLS clients, by address.
     pub(super) demands: Vec<(String, ClientCertificates)>,
+    /// Who issues the certificates that nginx obtains, by the name of the `acme_issuer`.
+    pub(super) issuers: HashMap<&'d str, Issuer>,
     /// The upstream groups by name, each with the index of its pool.
     pub(super) upstreams: HashMap<&'d str, (&'d Directive, usize)>,
     /// The DNS servers.

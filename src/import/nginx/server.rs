@@ -78,6 +78,7 @@ impl<'d> Reader<'d> {
                 "set_real_ip_from" | "real_ip_header" | "real_ip_recursive" if !self.believes(server) => {
                     known::note(directive, &mut out.unrouted);
                 }
+                "acme_certificate" if self.applied.contains(&directive.at) => {}
                 word if scope.contains_key(word) || OF_LISTENERS.contains(&word) => {}
                 word if guard::belongs(word) => {}
                 _ if fields::edits(directive).is_some() || self.of_clients(directive, out) => {}

@@ -47,6 +47,13 @@ impl RouterEntryPoints {
         RouterEntryPoints { names, is_tls: tls.is_some() || own.is_some(), options }
     }
 
+    /// Returns the TLS settings of its entry points, each with the name of the entry point.
+    pub(super) fn tls<'n>(&self, entry_points: &'n Map) -> impl Iterator<Item = (&'n str, &'n Map)> {
+        let all = entry_points.all().map(|(name, ..)| name);
+        let own = all.filter(|name| self.names.is_empty() || self.names.contains(*name));
+        own.filter_map(|name| Some((name, entry_tls(entry_points, name)?.map()?)))
+    }
+
     /// Returns the middlewares of its entry points.
     pub(super) fn middlewares<'n>(&self, entry_points: &'n Map) -> Vec<&'n Node> {
         let all = entry_points.all().map(|(name, ..)| name);
@@ -76,11 +83,12 @@ fn entry_tls<'n>(entry_points: &'n Map, name: &str) -> Option<&'n Node> {
 }
 
 impl EntryPoints {
-    /// Adds a listener for each entry point of these routers; `ports` are those of backends.
+    /// Adds a listener for each entry point of these routers, and for those at which an ACME server validates names; `ports` are
+    /// those of backends.
     pub(super) fn open(
         routers: &[RouterEntryPoints],
         root: &Map,
-        ports: &HashSet<u16>,
+        (ports, challenges_at): (&HashSet<u16>, &[String]),
         out: &mut Output,
     ) -> EntryPoints {
         let empty = Map::default();
@@ -96,7 +104,7 @@ impl EntryPoints {
             entry_points
                 .all()
                 .map(|(name, ..)| name.to_owned())
-                .filter(|name| redirection(entry_points, name).is_some()),
+                .filter(|name| redirection(entry_points, name).is_some() || challenges_at.contains(name)),
         );
         let is_tls = |name: &String| {
             let at = |router: &&RouterEntryPoints| is_one || router.names.contains(name);

@@ -29,6 +29,16 @@ pub(super) fn hosts(rule: &str) -> Vec<String> {
     hosts
 }
 
+/// Returns the hosts that a rule names, except for those that it excludes.
+pub(super) fn host_texts(rule: &str) -> Vec<&str> {
+    let parts: Vec<&str> = rule.split("Host(").collect();
+    let named = parts.windows(2).filter_map(|pair| match pair {
+        [before, part] if !before.trim_end().ends_with('!') => part.split(')').next(),
+        _ => None,
+    });
+    named.flat_map(|part| part.split(',')).map(|text| text.trim().trim_matches(['`', '"', '\''])).collect()
+}
+
 /// Returns whether a rule matches paths that begin with a prefix, also in the middle of a segment.
 pub(super) fn has_names(rule: &str) -> bool {
     let prefixes = rule.split("PathPrefix(").skip(1).filter_map(|part| part.split(')').next());
