@@ -10,6 +10,7 @@ mod known;
 mod limits;
 mod listen;
 mod location;
+mod pages;
 mod pass;
 mod reader;
 mod redirect;
@@ -23,6 +24,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use self::fields::Fields;
 use self::guard::Guards;
 use self::known::note_whole;
+use self::pages::Pages;
 use self::reader::{INHERITED, Reader, Scope};
 use self::syntax::Directive;
 use super::output::Output;
@@ -64,6 +66,8 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         applied_to: HashSet::new(),
         guarded: HashSet::new(),
         own_hosts: BTreeSet::new(),
+        lost_pages: HashMap::new(),
+        page_locations: HashSet::new(),
         first: None,
         has_default: false,
     };
@@ -124,6 +128,7 @@ impl<'d> Reader<'d> {
         }
         guards.read(http);
         let fields = Fields::default().inside(http);
+        let pages = Pages::default().inside(http);
         for directive in http {
             match directive.word(0) {
                 "map" | "acme_issuer" => {}
@@ -133,9 +138,9 @@ impl<'d> Reader<'d> {
                     }
                 }
                 "server" if directive.block.is_some() => {
-                    self.server(directive, (&scope, &guards, &fields), out);
+                    self.server(directive, (&scope, &guards, &fields, &pages), out);
                 }
-                "resolver" => {}
+                "resolver" | "error_page" => {}
                 "limit_req_zone" | "limit_conn_zone" => {}
                 word if listen::OF_LISTENERS.contains(&word) || guard::belongs(word) => {}
                 "client_max_body_size" => match limits::body_bytes(directive) {
@@ -168,7 +173,8 @@ impl<'d> Reader<'d> {
         }
         let edits = http.iter().filter(|each| fields::edits(each).is_some());
         let inherited = scope.values().copied().filter(|each| each.word(0) != "client_max_body_size");
-        self.unapplied(inherited.chain(edits), &mut out.top);
+        let pages = http.iter().filter(|each| each.word(0) == "error_page");
+        self.unapplied(inherited.chain(edits).chain(pages), &mut out.top);
         let is_zone = |each: &&Directive| matches!(each.word(0), "limit_req_zone" | "limit_conn_zone");
         for directive in http.iter().filter(is_zone).filter(|each| !self.applied.contains(&each.at)) {
             known::note(directive, &mut out.top);
@@ -188,7 +194,14 @@ impl<'d> Reader<'d> {
         for directive in unapplied {
             match directive.word(0).starts_with("limit_") {
                 true => known::note(directive, notes),
-                false => notes.unsupported(directive.line, &directive.text, "no imported `proxy_pass` uses it"),
+                false => {
+                    let why = self.lost_pages.get(&directive.at).copied();
+                    notes.unsupported(
+                        directive.line,
+                        &directive.text,
+                        why.unwrap_or("no imported `proxy_pass` uses it"),
+                    );
+                }
             }
         }
     }

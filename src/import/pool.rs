@@ -4,6 +4,7 @@
 
 mod backend;
 mod cookie;
+mod pages;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 pub(super) use self::backend::Backend;
 pub(super) use self::cookie::Cookie;
+pub(super) use self::pages::ErrorPage;
 use super::backend_protocol::BackendProtocol;
 use super::own_addresses::OwnAddresses;
 use super::toml::{Table, Value};
@@ -56,6 +58,9 @@ pub(super) struct Pool {
     pub(super) timeouts: Table,
     pub(super) upstream: Table,
     pub(super) tls: Table,
+    /// Its notes; the rest is made of `error_pages`.
+    pub(super) pages: Table,
+    error_pages: Vec<ErrorPage>,
     /// The protocol of its backends, once it is known.
     protocol: Option<BackendProtocol>,
     connect: Option<Duration>,
@@ -130,6 +135,8 @@ impl Pool {
             timeouts: Table::default(),
             upstream: Table::default(),
             tls: Table::default(),
+            pages: Table::default(),
+            error_pages: Vec::new(),
             protocol: None,
             connect: None,
             response: None,
@@ -279,6 +286,13 @@ impl Pool {
         }
     }
 
+    /// Adds a page for errors.
+    pub(super) fn error_page(&mut self, page: ErrorPage) {
+        if !self.error_pages.contains(&page) {
+            self.error_pages.push(page);
+        }
+    }
+
     /// Returns how long it may take to connect, if the source says so.
     pub(super) fn connect(&self) -> Option<Duration> {
         self.connect
@@ -297,6 +311,8 @@ impl Pool {
     /// Completes the tables when all lines were read. `cookies` has the cookie names of the other pools.
     pub(super) fn complete(&mut self, cookies: &mut UniqueNames) {
         self.scale_weights();
+        let notes = std::mem::replace(&mut self.pages, pages::pages(&self.error_pages));
+        self.pages.append(notes);
         match self.pins() && !self.wait.is_empty() {
             true => self.on.push(("full", "wait")),
             false => self.wait = Table::default(),
@@ -404,6 +420,7 @@ impl Pool {
             ("[pools.hash]", &self.hash),
             ("[pools.queue]", &self.queue),
             ("[pools.health]", &self.health),
+            ("[pools.pages]", &self.pages),
             ("[pools.ejection]", &self.ejection),
             ("[pools.retry]", &self.retry),
             ("[pools.timeouts]", &self.timeouts),

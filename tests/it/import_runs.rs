@@ -19,6 +19,8 @@ struct Files {
     certificate: String,
     key: String,
     authority: String,
+    account: String,
+    page: String,
 }
 
 impl Files {
@@ -31,7 +33,9 @@ impl Files {
         let certificate = folder.write("both.pem", &pair);
         let key = folder.file("site.key");
         let authority = folder.write("authority.pem", authority.pem().as_bytes());
-        Files { folder, certificate, key, authority }
+        let account = folder.write("eab.key", b"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8");
+        let page = folder.write("error.html", b"<p>{{status}} {{request_id}}");
+        Files { folder, certificate, key, authority, account, page }
     }
 
     /// A configuration with the files that there are in the place of those that it names.
@@ -42,6 +46,9 @@ impl Files {
                 "cert" => &self.certificate,
                 "key" => &self.key,
                 "ca" | "client_ca" => &self.authority,
+                // Of an account that an ACME server knows, and a page for errors.
+                "file" => &self.account,
+                "error" => &self.page,
                 "basic_auth" => return self.with_users(line),
                 "tls" => return self.with_authority(line),
                 _ => return format!("{line}\n"),

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use super::super::field_edits::FieldEdit;
+use super::super::grammar;
 use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
-use super::super::pool::{Balance, INTERVAL, Pinning, Pool, WAIT};
+use super::super::pool::{Balance, ErrorPage, INTERVAL, Pinning, Pool, WAIT};
 use super::super::route::Redirect;
 use super::super::rule::Condition;
 use super::super::toml::{Table, Value};
@@ -125,6 +126,7 @@ impl<'p> BackendReader<'p> {
             ("http-check" | "tcp-check", _) | ("option", "httpchk" | "tcp-check") | ("timeout", "check") => {
                 &mut self.pool.health
             }
+            ("http-error" | "errorfile" | "errorfiles", _) => &mut self.pool.pages,
             ("timeout", "queue" | "connect" | "server" | "tunnel") => &mut self.pool.timeouts,
             ("retries" | "retry-on", _) => &mut self.pool.retry,
             _ => &mut self.pool.main,
@@ -196,6 +198,7 @@ impl<'p> BackendReader<'p> {
                 None => Disposition::Unsupported("not a duration".into()),
             },
             ("timeout", "queue") => Disposition::Unneeded("no request waits, as no server has a `maxconn`"),
+            ("http-error", _) => self.error_page(statement),
             ("default-server", _) => default_server(statement),
             ("server", _) => {
                 self.server(statement, 2);
@@ -276,6 +279,21 @@ impl<'p> BackendReader<'p> {
             Field::Edit(_) => Disposition::Unsupported(known::FIELD_WHEN.into()),
             Field::Unneeded(why) => Disposition::Unneeded(why),
             Field::Lost(why) => Disposition::Unsupported(why.into()),
+        }
+    }
+
+    /// Converts `http-error status 503 content-type text/html file PATH`.
+    fn error_page(&mut self, statement: &Statement) -> Disposition {
+        let value = |key: &str| statement.from(1).iter().skip_while(|word| *word != key).nth(1);
+        let is_html = value("content-type").is_none_or(|kind| kind.starts_with("text/html"));
+        let file = value("file").and_then(|file| grammar::file(file)).filter(|_| is_html);
+        match (value("status").and_then(|status| status.parse().ok()), file) {
+            (Some(status), Some(file)) => {
+                let (line, text) = (statement.line, statement.text.clone());
+                self.pool.error_page(ErrorPage { statuses: vec![status], file, line, text });
+                Disposition::Converted
+            }
+            _ => Disposition::Unhandled,
         }
     }
 

@@ -18,7 +18,9 @@ const REDIRECT: &str = "this redirect is not imported: use `redirect` of [[route
 const TLS: &str =
     "of TLS settings, only certificates, authorities, versions and protocols are imported: see docs/tls.md";
 const SERVICE: &str = "leave this to the service manager";
-const PAGES: &str = "`error` and `maintenance` of [pools.pages] name pages of HTML for Linchpin's own errors; HAProxy's files begin with a header section";
+const PAGES: &str = "HAProxy's files begin with a header section: write what follows it into a file of HTML, and name that in `error` of [pools.pages]";
+const ONE_PAGE: &str =
+    "a pool has one page for all errors of Linchpin itself, in a file of HTML: name it in `error` of [pools.pages]";
 /// The reason for a redirect whose condition routes can't express.
 pub(super) const REDIRECT_WHEN: &str =
     "a redirect depends only on scheme, host and the beginning of the path: use `redirect` of [[routes]]";
@@ -43,7 +45,7 @@ const NEEDLESS: [(&str, &str); 15] = [
 ];
 
 /// Beginnings of lines that have no equivalent, each with the reason or what to do.
-const LOST: [(&str, &str); 61] = [
+const LOST: [(&str, &str); 62] = [
     ("http-request redirect", REDIRECT),
     ("http-request auth", PASSWORDS),
     ("http-request deny", FILTER),
@@ -75,6 +77,7 @@ const LOST: [(&str, &str); 61] = [
     ("http-request cache-use", "Linchpin does not cache"),
     ("http-response cache-store", "Linchpin does not cache"),
     ("http-request return", "Linchpin itself sends only redirects and error pages"),
+    ("http-error", ONE_PAGE),
     ("http-", REWRITING),
     ("reqadd", REWRITING),
     ("reqrep", REWRITING),
@@ -86,7 +89,7 @@ const LOST: [(&str, &str); 61] = [
     ("compression", "Linchpin does not compress"),
     ("filter", NONE),
     ("errorfile", PAGES),
-    ("errorloc", PAGES),
+    ("errorloc", "Linchpin responds to errors with a page, and redirects none"),
     ("stats", ADMIN),
     ("monitor-uri", "use /livez and /readyz of [admin]"),
     ("option httplog", LOG),
@@ -140,6 +143,13 @@ pub(super) fn disposition(statement: &Statement) -> Disposition {
     let text = statement.words.join(" ").to_ascii_lowercase();
     let positive = text.strip_prefix("no ").unwrap_or(&text);
     let is_about = |(beginning, _): &&(&str, &str)| positive.starts_with(beginning);
+    // Only a server that fails, or that there is none, has a page.
+    if let ["errorfile", code, _] = &statement.words.iter().map(String::as_str).collect::<Vec<_>>()[..]
+        && !["500", "502", "503", "504"].contains(code)
+    {
+        let why = format!("{ONE_PAGE}; there is none for {code} alone");
+        return Disposition::Unsupported(why);
+    }
     match NEEDLESS.iter().find(is_about) {
         Some((_, why)) if positive == text => Disposition::Unneeded(why),
         Some((_, why)) => Disposition::Unsupported((*why).into()),

@@ -120,6 +120,9 @@ fn subject(statement: &Statement) -> (&str, &str) {
     match statement.word(0) {
         "no" => (statement.word(1), statement.word(2)),
         word @ ("timeout" | "option" | "http-check") => (word, statement.word(1)),
+        // Each status has a page of its own.
+        word @ "errorfile" => (word, statement.word(1)),
+        word @ "http-error" => (word, statement.word(2)),
         "clitimeout" => ("timeout", "client"),
         "srvtimeout" => ("timeout", "server"),
         "contimeout" => ("timeout", "connect"),

@@ -39,7 +39,7 @@ const NEEDLESS: [(&str, &str); 14] = [
 ];
 
 /// Beginnings of directives that have no equivalent, each with the reason.
-const LOST: [(&str, &str); 53] = [
+const LOST: [(&str, &str); 54] = [
     ("include", "included files are not read: import what nginx -T prints, which has them all"),
     ("stream", "Linchpin handles only HTTP"),
     ("mail", "Linchpin handles only HTTP"),
@@ -69,7 +69,11 @@ const LOST: [(&str, &str); 53] = [
     ("default_type", FILES),
     ("sendfile", FILES),
     ("tcp_nopush", FILES),
-    ("error_page", "`error` and `maintenance` of [pools.pages] name pages of HTML for Linchpin's own errors"),
+    ("error_page", "no imported `proxy_pass` uses it"),
+    (
+        "proxy_intercept_errors",
+        "Linchpin forwards the error responses of backends as they are; its own errors have the page of [pools.pages]",
+    ),
     ("return", REDIRECT),
     ("rewrite", PATHS),
     ("add_header", REWRITING),

@@ -7,12 +7,14 @@ use super::super::field_edits::{Change, FieldEdit, Message};
 use super::super::grammar;
 use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
+use super::super::pool::ErrorPage;
 use super::super::route::{Destination, Request};
 use super::super::units::{self, Address};
 use super::fields::{self, Fields};
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
 use super::limits;
+use super::pages::{self, Page, Pages};
 use super::pass;
 use super::reader::{Reader, Scope, scoped};
 use super::server::Server;
@@ -23,12 +25,13 @@ impl<'d> Reader<'d> {
     pub(super) fn location(
         &mut self,
         location: &'d Directive,
-        server: &Server,
-        (above, around, fields): (&Scope<'d>, &Guards<'d>, &Fields<'d>),
+        server: &Server<'d>,
+        (above, around, fields, pages): (&Scope<'d>, &Guards<'d>, &Fields<'d>, &Pages<'d>),
         out: &mut Output,
     ) {
         let guards = around.inside(location);
         let fields = fields.inside(location.inside());
+        let pages = pages.inside(location.inside());
         let prefix = match prefix(location) {
             Ok(prefix) => prefix,
             Err(why) => return self.refused(location, server, &guards, why, out),
@@ -65,6 +68,7 @@ impl<'d> Reader<'d> {
                 &location.text,
             );
             self.apply(&scope, index);
+            self.error_pages(&pages, (location, server), index);
             self.edit(&fields, &ids, out);
             self.limit(&scope, &ids, out);
             if pass.word(0) == "proxy_pass" && !fields.sets_host() {
@@ -87,6 +91,7 @@ impl<'d> Reader<'d> {
                         upstream::health_check(directive, &mut self.made[index]);
                     }
                 }
+                "error_page" => {}
                 "if" if directive.inside().iter().any(redirect::refuses) => {}
                 "rewrite" if Some(directive.at) == stripped && pool.is_some() => {}
                 _ if fields::edits(directive).is_some() || self.of_clients(directive, out) => {}
@@ -94,12 +99,28 @@ impl<'d> Reader<'d> {
             }
         }
         for directive in location.inside().iter().filter(|each| each.word(0) == "location") {
-            self.location(directive, server, (&scope, &guards, &fields), out);
+            self.location(directive, server, (&scope, &guards, &fields, &pages), out);
         }
-        let is_kept = |each: &&Directive| scope.contains_key(each.word(0)) || fields::edits(each).is_some();
+        let is_kept = |each: &&Directive| {
+            scope.contains_key(each.word(0)) || fields::edits(each).is_some() || each.word(0) == "error_page"
+        };
         let own = location.inside().iter().filter(is_kept);
         self.unapplied(own, &mut out.unrouted);
         self.unguarded(location, out.notes(&ids));
+    }
+
+    /// Gives a pool the pages for errors that apply in a location.
+    fn error_pages(&mut self, pages: &Pages<'d>, (location, server): (&'d Directive, &Server<'d>), index: usize) {
+        for (directive, page) in pages.read(&[self.http, server.inside, location.inside()]) {
+            match page {
+                Ok(Page { statuses, file, .. }) => {
+                    let (line, text) = (directive.line, directive.text.clone());
+                    self.made[index].error_page(ErrorPage { statuses, file, line, text });
+                    self.applied.insert(directive.at);
+                }
+                Err(why) => drop(self.lost_pages.insert(directive.at, why)),
+            }
+        }
     }
 
     /// Limits the bodies and the clients of a location's routes.
@@ -156,12 +177,21 @@ impl<'d> Reader<'d> {
     }
 
     /// Notes a location that becomes no route. Its access restrictions still apply.
-    fn refused(&mut self, location: &'d Directive, server: &Server, guards: &Guards<'d>, why: &str, out: &mut Output) {
+    fn refused(
+        &mut self,
+        location: &'d Directive,
+        server: &Server<'d>,
+        guards: &Guards<'d>,
+        why: &str,
+        out: &mut Output,
+    ) {
         let is_reached = !location.word(1).starts_with('@');
-        let is_restriction = |each: &Directive| guard::belongs(each.word(0)) || redirect::refuses(each);
+        let is_page = self.page_locations.contains(&location.at)
+            && location.inside().iter().all(|each| pages::belongs(each.word(0)) || guard::belongs(each.word(0)));
+        let is_restriction = |each: &Directive| guard::belongs(each.word(0)) || redirect::refuses(each) || is_page;
         // A route of its own refuses what only refuses.
         let only_refuses = is_reached && prefix(location).is_ok() && location.inside().iter().all(is_restriction);
-        if !only_refuses || guards.is_empty() {
+        if !is_page && (!only_refuses || guards.is_empty()) {
             note_whole(location, why, &mut out.unrouted);
         }
         if guards.is_empty() || !is_reached {

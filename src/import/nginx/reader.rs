@@ -73,6 +73,10 @@ pub(super) struct Reader<'d> {
     pub(super) applied_to: HashSet<(usize, usize)>,
     /// The lines at which nginx sent a Host of its own.
     pub(super) own_hosts: BTreeSet<usize>,
+    /// Why an `error_page` that applies has no equivalent.
+    pub(super) lost_pages: HashMap<usize, &'static str>,
+    /// The locations that only serve a page for errors.
+    pub(super) page_locations: HashSet<usize>,
     /// The line of the first server with host names.
     pub(super) first: Option<usize>,
     /// Some server is for all hosts.

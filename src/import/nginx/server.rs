@@ -12,12 +12,14 @@ use super::fields::{self, Fields};
 use super::guard::{self, Guards};
 use super::known::{self, note_whole};
 use super::listen::OF_LISTENERS;
+use super::pages::Pages;
 use super::reader::{Reader, Scope, scoped};
 use super::redirect::{self, If};
 use super::syntax::Directive;
 
 /// A server being read.
-pub(super) struct Server {
+pub(super) struct Server<'d> {
+    pub(super) inside: &'d [Directive],
     pub(super) groups: Vec<usize>,
     /// Empty for all hosts.
     pub(super) hosts: Vec<String>,
@@ -31,7 +33,7 @@ impl<'d> Reader<'d> {
     pub(super) fn server(
         &mut self,
         server: &'d Directive,
-        (above, guards, fields): (&Scope<'d>, &Guards<'d>, &Fields<'d>),
+        (above, guards, fields, pages): (&Scope<'d>, &Guards<'d>, &Fields<'d>, &Pages<'d>),
         out: &mut Output,
     ) {
         if !answers(server) {
@@ -41,6 +43,8 @@ impl<'d> Reader<'d> {
         let scope = scoped(server, above);
         let guards = guards.inside(server);
         let fields = fields.inside(server.inside());
+        let pages = pages.inside(server.inside());
+        self.find_pages(server, &pages);
         let listening = self.listen(server, out);
         let mut names = Vec::new();
         for directive in server.inside().iter().filter(|each| each.word(0) == "server_name") {
@@ -48,6 +52,7 @@ impl<'d> Reader<'d> {
         }
         let verify = server.inside().iter().chain(self.http).find(|each| Some(each.at) == listening.guard);
         let mut read = Server {
+            inside: server.inside(),
             groups: listening.groups,
             name: names.first().cloned(),
             hosts: names,
@@ -64,12 +69,12 @@ impl<'d> Reader<'d> {
         let first_answer = server.inside().iter().find(|each| self.is_answer(each, &read));
         for directive in server.inside() {
             match directive.word(0) {
-                "listen" | "server_name" => {}
+                "listen" | "server_name" | "error_page" => {}
                 "location" => match first_answer {
                     Some(answer) => {
                         note_whole(directive, &format!("line {} responds first", answer.line), &mut out.unrouted)
                     }
-                    None => self.location(directive, &read, (&scope, &guards, &fields), out),
+                    None => self.location(directive, &read, (&scope, &guards, &fields, &pages), out),
                 },
                 "return" | "rewrite" | "if" => {
                     let ids = self.answer(directive, &read, &guards, out);
@@ -85,10 +90,23 @@ impl<'d> Reader<'d> {
                 _ => known::note(directive, &mut out.unrouted),
             }
         }
-        let is_kept = |each: &&Directive| scope.contains_key(each.word(0)) || fields::edits(each).is_some();
+        let is_kept = |each: &&Directive| {
+            scope.contains_key(each.word(0)) || fields::edits(each).is_some() || each.word(0) == "error_page"
+        };
         let own = server.inside().iter().filter(is_kept);
         self.unapplied(own, &mut out.unrouted);
         self.unguarded(server, &mut out.unrouted);
+    }
+
+    /// Finds the locations of a server that only serve pages for errors.
+    fn find_pages(&mut self, server: &'d Directive, pages: &Pages<'d>) {
+        let around = [self.http, server.inside()];
+        let locations = server.inside().iter().filter(|each| each.word(0) == "location");
+        let own = locations.map(|location| pages.inside(location.inside()));
+        for pages in std::iter::once(pages.clone()).chain(own) {
+            let all = pages.read(&around).filter_map(|(_, page)| page.ok()?.location);
+            self.page_locations.extend(all);
+        }
     }
 
     /// Returns whether a directive responds to all requests of a server.
@@ -101,7 +119,7 @@ impl<'d> Reader<'d> {
     fn answer(
         &mut self,
         directive: &'d Directive,
-        server: &Server,
+        server: &Server<'d>,
         guards: &Guards<'d>,
         out: &mut Output,
     ) -> Vec<usize> {
@@ -134,7 +152,7 @@ impl<'d> Reader<'d> {
     pub(super) fn redirect(
         &mut self,
         directive: &Directive,
-        server: &Server,
+        server: &Server<'d>,
         mut request: Request,
         redirect: Redirect,
         out: &mut Output,

@@ -234,7 +234,9 @@ fn why_of(kind: &str) -> &'static str {
             "`redirect` of [[routes]] sets only the scheme, host and path, and no imported router uses this one"
         }
         "compress" => "Linchpin does not compress",
-        "errors" => "`error` and `maintenance` of [pools.pages] name pages of HTML for Linchpin's own errors",
+        "errors" => {
+            "its pages come from a service, and replace the error responses of backends, too: Linchpin forwards those as they are, and its own errors have the page in the file that `error` of [pools.pages] names"
+        }
         "buffering" => "Linchpin streams bodies; `body_bytes` of [server.limits] limits them",
         "circuitbreaker" => "use [pools.ejection], which ejects backends on which requests fail",
         _ => NONE,
