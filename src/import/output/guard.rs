@@ -92,6 +92,18 @@ impl Output {
                 }
             }
         }
+        // Hosts go before paths: a route for more hosts never has the requests of one for these.
+        let known = parts.clone();
+        let rank = |id: usize, part: &Request| {
+            let Request { hosts, prefix, .. } = &self.routes[id].request;
+            (!hosts.is_empty(), part.hosts.iter().all(|host| hosts.contains(host)), prefix.len())
+        };
+        parts.retain(|(id, part, at)| {
+            let is_before = |(other, same, there): &(usize, Request, Vec<usize>)| {
+                same == part && rank(*other, part) > rank(*id, part) && at.iter().all(|group| there.contains(group))
+            };
+            !known.iter().any(is_before)
+        });
         let is_whole = |(id, part, at): &(usize, Request, Vec<usize>)| {
             *part == self.routes[*id].request && at.len() == self.routes[*id].groups.len()
         };

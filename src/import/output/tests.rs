@@ -229,15 +229,16 @@ fn the_only_pool_is_not_open_because_its_route_is_off() {
     assert_eq!(imported.guards, [7]);
 }
 
-/// Returns the routes that a list of addresses for /admin is written into.
-fn listed(routes: &[(&str, &[&str], &str)]) -> Vec<String> {
+/// Returns the routes that a list of addresses for /admin of these hosts is written into.
+fn listed(of: &[&str], routes: &[(&str, &[&str], &str)]) -> Vec<String> {
     let mut output = Output::new("x", Format::Haproxy);
     let group = output.listener_group(1, "x", "x");
     for (pool, names, prefix) in routes {
         route(&mut output, group, names, prefix, pool, 1);
     }
-    let place = GuardScope::Groups(vec![group], vec![Request::to(Vec::new(), "/admin")]);
-    let kind = Restriction::Lists(AddressLists { allow: vec!["10.0.0.0/8".into()], ..AddressLists::default() });
+    let place = GuardScope::Groups(vec![group], vec![Request::to(hosts(of), "/admin")]);
+    let lists = AddressLists { allow: vec!["10.0.0.0/8".into()], ..AddressLists::default() };
+    let kind = Restriction::Access(Access::Lists(lists));
     output.guard(Guard { place, line: 7, text: String::new(), why: String::new(), kind });
     output.disable_guarded();
     let listed = output.routes.iter().filter(|route| route.table.get("allow").is_some());
@@ -248,9 +249,17 @@ fn listed(routes: &[(&str, &[&str], &str)]) -> Vec<String> {
 fn a_restricted_path_is_restricted_for_each_host_that_has_a_route() {
     // Hosts go before paths: the route for /admin has no request of the host a.
     let routes: &[(&str, &[&str], &str)] = &[("app", &["a"], "/"), ("admin", &[], "/admin"), ("app", &[], "/")];
-    assert_eq!(listed(routes), ["/admin admin", "a/admin app"]);
+    assert_eq!(listed(&[], routes), ["/admin admin", "a/admin app"]);
     let routes: &[(&str, &[&str], &str)] =
         &[("app", &["a", "b"], "/"), ("one", &["a"], "/admin"), ("two", &["b"], "/admin")];
-    assert_eq!(listed(routes), ["a/admin one", "b/admin two"]);
-    assert_eq!(listed(&[("app", &[], "/"), ("app", &[], "/admin/x")]), ["/admin/x app", "/admin app"]);
+    assert_eq!(listed(&[], routes), ["a/admin one", "b/admin two"]);
+    assert_eq!(listed(&[], &[("app", &[], "/"), ("app", &[], "/admin/x")]), ["/admin/x app", "/admin app"]);
+}
+
+#[test]
+fn a_restricted_path_of_one_host_becomes_one_route() {
+    let routes: &[(&str, &[&str], &str)] = &[("shop", &["a"], "/"), ("app", &[], "/")];
+    assert_eq!(listed(&["a"], routes), ["a/admin shop"]);
+    let routes: &[(&str, &[&str], &str)] = &[("app", &[], "/"), ("app", &["b"], "/")];
+    assert_eq!(listed(&["a"], routes), ["a/admin app"]);
 }
