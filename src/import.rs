@@ -3,6 +3,7 @@
 //! Must not know: other modules, but for addresses (`net`); the disk or the network: it resolves no names and reads
 //! no included files.
 
+mod access;
 mod acme;
 mod address_lists;
 mod backend_protocol;
@@ -29,6 +30,7 @@ mod toml;
 mod traefik;
 mod unique_names;
 mod units;
+mod users;
 
 pub use self::source::{Format, ImportError, Imported, LONGEST};
 

@@ -2,7 +2,7 @@
 //! Invariant: a restriction names the requests that it applied to.
 //! Must not know: how the output protects these requests.
 
-use super::address_lists::AddressLists;
+use super::access::Access;
 use super::route::Request;
 
 /// An access restriction.
@@ -18,8 +18,8 @@ pub(super) struct Guard {
 pub(super) enum Restriction {
     /// It has no equivalent.
     Lost,
-    /// It is these lists, and nothing else.
-    Lists(AddressLists),
+    /// It is this, and nothing else.
+    Access(Access),
     /// It was for paths that begin with a prefix, also in the middle of a segment, and routes match whole segments.
     Names,
 }

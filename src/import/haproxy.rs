@@ -19,18 +19,20 @@ mod server;
 mod sticky;
 mod syntax;
 mod tls;
+mod userlist;
 
 use super::reasons::NONE;
 use std::collections::HashMap;
 
-use self::backend::BackendReader;
 use self::acme::Stores;
+use self::backend::BackendReader;
 use self::disposition::Disposition;
 use self::frontend::FrontendReader;
 use self::global::Globals;
 use self::resolvers::Resolvers;
 use self::section::{ProxySection, overridden, proxies};
 use self::syntax::{Statement, note_whole};
+use self::userlist::UserLists;
 use super::output::Output;
 use super::pool::Pool;
 use super::source::SyntaxError;
@@ -40,14 +42,16 @@ use super::toml::Table;
 pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     let sections = syntax::sections(text)?;
     let mut globals = Globals::default();
+    globals.stores = Stores::read(&sections, &mut out.rest);
     let resolvers = Resolvers::read(&sections);
     let proxies = proxies(&sections);
-    globals.stores = Stores::read(&sections, &mut out.rest);
     let (http, other): (Vec<_>, Vec<_>) = proxies.into_iter().partition(|proxy| proxy.refusal().is_none());
     for section in sections.iter().filter(|section| section.header.word(0) == "global") {
         globals.read(section, out);
     }
+    let users = UserLists::read(&sections);
     let mut reader = Reader {
+        users: &users,
         pools: HashMap::new(),
         inherited: HashMap::new(),
         globals: &globals,
@@ -76,6 +80,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
                 out.rest.unsupported(line.line, &line.text, "the line is outside of any section");
             }),
             "acme" => {}
+            "userlist" => users.note(section, &mut out.rest),
             "crt-store" => globals.stores.note(section, &mut out.rest),
             "resolvers" => resolvers.note(section, &mut out.rest),
             kind => note_whole(&section.header, &section.statements, known::section(kind), &mut out.rest),
@@ -98,6 +103,7 @@ fn rank(statement: &Statement) -> u8 {
 
 struct Reader<'r> {
     globals: &'r Globals,
+    users: &'r UserLists<'r>,
     resolvers: &'r Resolvers,
     tables: limits::Tables<'r>,
     /// The pool of each section, by the section's name.
@@ -109,11 +115,11 @@ struct Reader<'r> {
 impl Reader<'_> {
     fn proxy(&mut self, proxy: &ProxySection<'_>, pool: Option<&str>, out: &mut Output) {
         let acls = acl::Acls::read(proxy.each("acl"));
-        let mut backend =
-            pool.map(|name| BackendReader::new(Pool::new(name), proxy, &acls, self.globals, self.resolvers));
+        let mut backend = pool
+            .map(|name| BackendReader::new(Pool::new(name), proxy, (&acls, self.users), self.globals, self.resolvers));
         let mut frontend = proxy
             .is_frontend()
-            .then(|| FrontendReader::new(proxy, &acls, (&self.pools, &self.tables), self.globals, out));
+            .then(|| FrontendReader::new(proxy, (&acls, self.users), (&self.pools, &self.tables), self.globals, out));
         if let Some(frontend) = &mut frontend {
             frontend.header(out);
         }

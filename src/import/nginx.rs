@@ -57,9 +57,9 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         http: &[],
         demands: Vec::new(),
         upstreams: HashMap::new(),
+        issuers: HashMap::new(),
         resolvers: Vec::new(),
         asks: false,
-        issuers: HashMap::new(),
         pools: HashMap::new(),
         made: Vec::new(),
         applied: HashSet::new(),
@@ -118,11 +118,11 @@ impl<'d> Reader<'d> {
                 word if INHERITED.contains(&word) => {
                     scope.insert(word, directive);
                 }
-                "server" if directive.block.is_some() => self.demands.extend(listen::demands(directive, http)),
-                "resolver" => self.resolvers.extend(upstream::resolvers(directive)),
                 "acme_issuer" => {
                     self.issuers.insert(directive.word(1), acme::issuer(directive, &mut out.clients));
                 }
+                "server" if directive.block.is_some() => self.demands.extend(listen::demands(directive, http)),
+                "resolver" => self.resolvers.extend(upstream::resolvers(directive)),
                 _ => {}
             }
         }

@@ -2,6 +2,7 @@
 //! Invariant: two destinations are equal only if all their parts are.
 //! Must not know: the formats of sources; listeners.
 
+use super::access::Access;
 use super::address_lists::AddressLists;
 use super::field_edits::FieldEdits;
 use super::grammar::is_below;
@@ -255,14 +256,23 @@ impl Route {
         ["allow", "deny", "basic_auth"].iter().all(|key| self.table.get(key) == other.table.get(key))
     }
 
-    /// Whether lists of addresses can be added: not if it has another list of those that may use it, since only those in
-    /// both may.
-    pub(super) fn takes(&self, lists: &AddressLists) -> bool {
-        lists.allow.is_empty() || self.lists.allow.is_empty() || self.lists.allow == lists.allow
+    /// Whether a restriction can be added: not if it has another list of those that may use it, or another file of users,
+    /// since only those in both may.
+    pub(super) fn takes(&self, access: &Access) -> bool {
+        match access {
+            Access::Lists(lists) => {
+                lists.allow.is_empty() || self.lists.allow.is_empty() || self.lists.allow == lists.allow
+            }
+            Access::Passwords(value) => self.table.get("basic_auth").is_none_or(|known| known == value),
+        }
     }
 
-    /// Adds lists of addresses that it takes.
-    pub(super) fn restrict(&mut self, lists: &AddressLists) {
+    /// Adds a restriction that it takes.
+    pub(super) fn restrict(&mut self, access: &Access) {
+        let lists = match access {
+            Access::Lists(lists) => lists,
+            Access::Passwords(value) => return self.table.set("basic_auth", value.clone()),
+        };
         let new = |known: &[String], list: &[String]| -> Vec<String> {
             list.iter().filter(|network| !known.contains(network)).cloned().collect()
         };

@@ -12,10 +12,13 @@ mod service;
 mod sticky;
 mod weights;
 
+use std::collections::HashSet;
+
 use self::acme::Resolvers;
 use self::entry::{EntryPoints, RouterEntryPoints};
-use self::middleware::{Access, Effects};
+use self::middleware::Effects;
 use self::service::Services;
+use super::access::Access;
 use super::client_limits::PartLimits;
 use super::field_edits::Message;
 use super::guard::{Guard, GuardScope, Restriction};
@@ -53,6 +56,7 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         .collect();
     let resolvers = Resolvers::read(map_of(root, "certificatesResolvers", &empty), out);
     let entries = EntryPoints::open(&leading, root, (&ports, &resolvers.challenges_at), out);
+    let mut users_noted = HashSet::new();
     for (name, line, node) in routers {
         let path = format!("http.routers.{name}");
         let Some(map) = node.map() else {
@@ -62,9 +66,6 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         let reached = RouterEntryPoints::of(map, entry_points);
         entry_points_of(map, &path, &entries, out);
         let (groups, is_enforced) = entries.of(&reached);
-        let mut effects = Effects::default();
-        for names in reached.middlewares(entry_points).into_iter().chain(peek(map, "middlewares")) {
-            effects.read(names.list(), &path, middlewares, 0);
         let rule = peek(map, "rule").and_then(Node::text).unwrap_or_default();
         match peek(map, "tls").filter(|tls| tls.text().is_none_or(|text| text == "true")) {
             Some(tls) => tls.map().into_iter().for_each(|tls| {
@@ -74,13 +75,16 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
                 resolvers.order(tls, rule, &format!("entryPoints.{name}.http.tls"), &groups, out);
             }),
         }
+        let mut effects = Effects::default();
+        for names in reached.middlewares(entry_points).into_iter().chain(peek(map, "middlewares")) {
+            effects.read(names.list(), &path, middlewares, 0);
         }
         if let Some((line, text)) = entry::certificate_demand(&reached, is_enforced, root) {
             let why = "clients had to present a certificate: set `client_ca` in [listeners.tls] of a listener, and its name in `listeners` of the route";
             effects.guards.push((line, text, why));
         }
         let place = RouterContext { path: &path, line, groups: &groups, effects: &effects };
-        router(map, &place, middlewares, &mut services, out);
+        router(map, &place, middlewares, (&mut services, &mut users_noted), out);
     }
     services.finish(out);
     middleware::rest(middlewares, &mut out.rest);
@@ -138,7 +142,13 @@ struct RouterContext<'p> {
     effects: &'p Effects,
 }
 
-fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mut Services<'_>, out: &mut Output) {
+fn router(
+    router: &Map,
+    at: &RouterContext<'_>,
+    middlewares: &Map,
+    (services, users_noted): (&mut Services<'_>, &mut HashSet<String>),
+    out: &mut Output,
+) {
     let RouterContext { path, line, groups, effects } = at;
     let (rule, service) = (router.take("rule"), router.take("service"));
     for (key, node) in [("rule", rule), ("service", service)] {
@@ -187,18 +197,14 @@ fn router(router: &Map, at: &RouterContext<'_>, middlewares: &Map, services: &mu
     if pool.is_some() && !ids.is_empty() {
         out.client_limits.push(PartLimits { rate: effects.rate.clone(), connections: None });
     }
-    let mut has_passwords = false;
+    for (users, file) in &effects.users {
+        if users_noted.insert(file.clone()) {
+            super::users::note(users, file, &mut out.unrouted);
+        }
+    }
     for (line, text, access) in &effects.access {
         // Two lists would have to be one of what both have, and two files of users one of both.
-        let is_kept = match access {
-            Access::Lists(lists) => out.list_on(&ids, lists),
-            Access::Passwords(_) if ids.is_empty() || has_passwords => false,
-            Access::Passwords(value) => {
-                out.set_on(&ids, "basic_auth", value);
-                has_passwords = true;
-                true
-            }
-        };
+        let is_kept = out.restrict_on(&ids, access);
         let why = if matches!(access, Access::Lists(_)) { FILTER } else { PASSWORDS };
         match is_kept {
             true if rule::has_names(rule_text) => {

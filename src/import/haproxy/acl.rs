@@ -147,6 +147,62 @@ impl Acls {
         Some((rest, is_in != is_unless, networks))
     }
 
+    /// Splits the condition of a login into what it requires of the request, the list of users, and the groups of it that may
+    /// enter; empty for all. `None` if it is anything else.
+    pub(super) fn logins(&self, words: &[String], is_unless: bool) -> Option<(Condition, String, Vec<String>)> {
+        let terms = self.terms(words)?;
+        let is_login = |term: &&Term| {
+            let fetch = |test: &Vec<String>| test.first().is_some_and(|word| word.starts_with("http_auth"));
+            !term.tests.is_empty() && term.tests.iter().all(fetch)
+        };
+        let (logins, others): (Vec<_>, Vec<_>) = terms.iter().partition(is_login);
+        let [Term { is_not, tests, .. }] = logins[..] else { return None };
+        let [test] = &tests[..] else { return None };
+        // A login is wanted of whom is not logged in.
+        if *is_not == is_unless || (is_unless && !others.is_empty()) {
+            return None;
+        }
+        let (fetch, list) = test.first()?.split_once('(')?;
+        let groups = test.get(1..)?.to_vec();
+        let is_known = match fetch {
+            "http_auth" => groups.is_empty(),
+            "http_auth_group" => !groups.is_empty() && groups.iter().all(|group| !group.starts_with('-')),
+            _ => false,
+        };
+        let mut rest = Condition::always();
+        for term in others {
+            let mut all = term.tests.iter().map(|one| self::test(one).ok());
+            let first = all.next()??;
+            let condition = all.try_fold(first, |one, other| one.or(other?))?;
+            rest = rest.and(&condition).filter(|_| !term.is_not)?;
+        }
+        self.used.borrow_mut().extend(terms.iter().filter_map(|term| term.name.clone()));
+        is_known.then(|| (rest, list.trim_end_matches(')').to_owned(), groups))
+    }
+
+    /// Splits a condition into its terms, all of which must hold; `None` if it has alternatives or an unknown name.
+    fn terms(&self, mut words: &[String]) -> Option<Vec<Term>> {
+        let (mut terms, mut is_not) = (Vec::new(), false);
+        while let Some((first, behind)) = words.split_first() {
+            words = behind;
+            let name = first.trim_start_matches('!');
+            is_not ^= (first.len() - name.len()) % 2 == 1;
+            let (name, tests) = match name {
+                "" => continue,
+                "or" | "||" => return None,
+                "{" => {
+                    let end = words.iter().position(|word| word == "}")?;
+                    let (inside, after) = words.split_at(end);
+                    words = after.get(1..).unwrap_or_default();
+                    (None, vec![inside.to_vec()])
+                }
+                name => (Some(name.to_owned()), self.tests.get(name)?.clone()),
+            };
+            terms.push(Term { is_not: std::mem::take(&mut is_not), name, tests });
+        }
+        Some(terms)
+    }
+
     /// Returns whether a condition tests paths in a way that matches more than whole segments in one case.
     pub(super) fn has_wider_paths(&self, words: &[String]) -> bool {
         let is_wider = |test: &[String]| {
@@ -290,6 +346,14 @@ impl Acls {
         }
         Ok(whole)
     }
+}
+
+/// A part of a condition: one of its tests must hold, or none.
+struct Term {
+    is_not: bool,
+    /// The name of the ACL, if it is one.
+    name: Option<String>,
+    tests: Vec<Vec<String>>,
 }
 
 /// Returns a condition that holds whenever a test does.

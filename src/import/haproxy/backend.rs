@@ -21,6 +21,7 @@ use super::resolvers::Resolvers;
 use super::section::ProxySection;
 use super::server::Parameters;
 use super::syntax::Statement;
+use super::userlist::UserLists;
 use super::{check, known, rules, sticky};
 
 /// HAProxy's default interval of health checks.
@@ -33,6 +34,7 @@ const QUEUE: Duration = Duration::from_secs(10);
 pub(super) struct BackendReader<'p> {
     pool: Pool,
     acls: &'p Acls,
+    users: &'p UserLists<'p>,
     defaults: Parameters,
     is_checked: bool,
     /// Some server has a `maxconn`.
@@ -61,7 +63,7 @@ impl<'p> BackendReader<'p> {
     pub(super) fn new(
         mut pool: Pool,
         proxy: &'p ProxySection<'p>,
-        acls: &'p Acls,
+        (acls, users): (&'p Acls, &'p UserLists<'p>),
         globals: &'p Globals,
         resolvers: &'p Resolvers,
     ) -> BackendReader<'p> {
@@ -83,6 +85,7 @@ impl<'p> BackendReader<'p> {
         let backend = BackendReader {
             pool,
             acls,
+            users,
             defaults,
             is_checked,
             is_limited,
@@ -254,13 +257,13 @@ impl<'p> BackendReader<'p> {
     fn guard(&self, statement: &Statement, why: &'static str, out: &mut Output) {
         let (line, name) = (statement.line, self.pool.name().to_owned());
         let guard = |place, kind| Guard { place, line, text: statement.text.clone(), why: why.into(), kind };
-        match rules::addresses(statement, self.acls) {
-            Some((area, lists)) if area == Condition::always() => {
-                out.guard(guard(GuardScope::Pool(name), Restriction::Lists(lists)));
+        match rules::access(statement, self.acls, self.users) {
+            Some((area, access)) if area == Condition::always() => {
+                out.guard(guard(GuardScope::Pool(name), Restriction::Access(access)));
             }
-            Some((area, lists)) => {
+            Some((area, access)) => {
                 let place = GuardScope::PoolPart(name, area.routes());
-                out.guard(guard(place.clone(), Restriction::Lists(lists)));
+                out.guard(guard(place.clone(), Restriction::Access(access)));
                 if self.acls.has_wider_paths(rules::split(statement.from(1)).1.words) {
                     out.guard(guard(place, Restriction::Names));
                 }

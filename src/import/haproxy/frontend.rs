@@ -19,12 +19,14 @@ use super::limits::{FrontendLimits, Tables};
 use super::section::ProxySection;
 use super::syntax::Statement;
 use super::tls::Bind;
+use super::userlist::UserLists;
 use super::{acme, known, rules};
 
 /// A frontend being read.
 pub(super) struct FrontendReader<'p> {
     proxy: &'p ProxySection<'p>,
     acls: &'p Acls,
+    users: &'p UserLists<'p>,
     pools: &'p HashMap<String, String>,
     globals: &'p Globals,
     keeps_alive: bool,
@@ -38,7 +40,7 @@ pub(super) struct FrontendReader<'p> {
 impl<'p> FrontendReader<'p> {
     pub(super) fn new(
         proxy: &'p ProxySection<'p>,
-        acls: &'p Acls,
+        (acls, users): (&'p Acls, &'p UserLists<'p>),
         (pools, tables): (&'p HashMap<String, String>, &Tables<'_>),
         globals: &'p Globals,
         out: &mut Output,
@@ -46,7 +48,18 @@ impl<'p> FrontendReader<'p> {
         let number = out.listener_group(proxy.header.line, &proxy.header.text, proxy.header.word(1));
         let keeps_alive = proxy.each("timeout").any(|statement| statement.word(1) == "http-keep-alive");
         let limits = FrontendLimits::read(proxy, acls, tables);
-        FrontendReader { proxy, acls, pools, globals, keeps_alive, limits, number, default: None, exempt: Vec::new() }
+        FrontendReader {
+            proxy,
+            acls,
+            users,
+            pools,
+            globals,
+            keeps_alive,
+            limits,
+            number,
+            default: None,
+            exempt: Vec::new(),
+        }
     }
 
     /// Converts an address after the section's name, as old versions of HAProxy have it.
@@ -190,9 +203,9 @@ impl<'p> FrontendReader<'p> {
             let place = GuardScope::Groups(vec![self.number], area.routes());
             Guard { place, line, text: text.clone(), why: why.into(), kind }
         };
-        match rules::addresses(statement, self.acls) {
-            Some((area, lists)) => {
-                out.guard(guard(&area, Restriction::Lists(lists)));
+        match rules::access(statement, self.acls, self.users) {
+            Some((area, access)) => {
+                out.guard(guard(&area, Restriction::Access(access)));
                 if self.acls.has_wider_paths(when.words) {
                     out.guard(guard(&area, Restriction::Names));
                 }

@@ -168,7 +168,6 @@ pub(super) fn section(kind: &str) -> &'static str {
     match kind {
         "peers" => "replicas with the same [[keys]] accept each other's pins without talking to each other",
         "cache" => "Linchpin does not cache",
-        "userlist" => "write its users into a file with bcrypt hashes, for `basic_auth` of [[routes]]",
         "mailers" => "Linchpin sends no mail: watch its metrics",
         "ring" | "log-forward" | "log-profile" => LOG,
         "program" => SERVICE,

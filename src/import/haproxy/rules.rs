@@ -2,12 +2,15 @@
 //! Invariant: an access restriction is recognized as one.
 //! Must not know: frontends and backends.
 
+use super::super::access::Access;
 use super::super::address_lists::AddressLists;
 use super::super::reasons::{FILTER, PASSWORDS, RATES};
 use super::super::route::Redirect;
 use super::super::rule::Condition;
+use super::super::users::basic_auth;
 use super::acl::Acls;
 use super::syntax::Statement;
+use super::userlist::UserLists;
 
 /// The condition of a line, after `if` or `unless`.
 pub(super) struct RuleCondition<'s> {
@@ -44,9 +47,22 @@ pub(super) fn guard(statement: &Statement, acls: &Acls) -> Option<&'static str> 
     }
 }
 
+/// Returns what of Linchpin's own a restriction amounts to, and the requests that it is for.
+pub(super) fn access(statement: &Statement, acls: &Acls, users: &UserLists<'_>) -> Option<(Condition, Access)> {
+    if statement.word(1) != "auth" {
+        return addresses(statement, acls).map(|(area, lists)| (area, Access::Lists(lists)));
+    }
+    let (action, when) = split(statement.from(1));
+    let (area, list, groups) = acls.logins(when.words, when.is_unless)?;
+    let realm = action.iter().skip_while(|word| *word != "realm").nth(1).map(String::as_str);
+    let file = users.file(&list, &groups)?;
+    // HAProxy forwards the password.
+    Some((area, Access::Passwords(basic_auth(&file, realm.or(Some(&list)), true))))
+}
+
 /// Returns the lists of addresses that a line amounts to, and the requests that they are for. A refusal of all clients is a
 /// list of all addresses.
-pub(super) fn addresses(statement: &Statement, acls: &Acls) -> Option<(Condition, AddressLists)> {
+fn addresses(statement: &Statement, acls: &Acls) -> Option<(Condition, AddressLists)> {
     let verb = match statement.word(0) {
         "tcp-request" => statement.word(2),
         "http-request" => statement.word(1),

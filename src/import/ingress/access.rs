@@ -4,6 +4,7 @@
 
 use ipnet::IpNet;
 
+use super::super::access::Access;
 use super::super::address_lists::AddressLists;
 use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::output::Output;
@@ -30,7 +31,7 @@ pub(super) fn restrict(
             "allow" => AddressLists { allow: networks, ..AddressLists::default() },
             _ => AddressLists { deny: networks, ..AddressLists::default() },
         });
-        if !lists.is_some_and(|lists| out.list_on(ids, &lists)) {
+        if !lists.is_some_and(|lists| out.restrict_on(ids, &Access::Lists(lists))) {
             guards.push((line, annotations.shown(key), FILTER));
         }
     }

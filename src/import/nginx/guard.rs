@@ -9,6 +9,7 @@ use super::super::grammar;
 use super::super::reasons::{FILTER, PASSWORDS};
 use super::super::toml::Value;
 use super::super::units;
+use super::super::users;
 use super::redirect;
 use super::syntax::Directive;
 
@@ -86,14 +87,8 @@ impl<'d> Guards<'d> {
         let basic = self.auth.iter().find(|each| each.word(0) == "auth_basic");
         let file = self.users.and_then(|users| grammar::file(users.word(1))).filter(|file| !file.contains('$'));
         if let (Some(basic), Some(users), Some(file)) = (basic, self.users, file) {
-            let is_plain = |c: char| c == ' ' || (c.is_ascii_graphic() && !"\"\\$".contains(c));
-            let realm =
-                Some(basic.word(1)).filter(|realm| (1..=128).contains(&realm.len()) && realm.chars().all(is_plain));
-            let realm = realm.map(|realm| ("realm", Value::text(realm)));
-            let pairs = [("file", Value::text(&file))].into_iter().chain(realm);
             // nginx forwards the password.
-            let value = Value::inline(pairs.chain([("forward_authorization", Value::flag(true))]));
-            translated.passwords = Some(value);
+            translated.passwords = Some(users::basic_auth(&file, Some(basic.word(1)), true));
             translated.directives.extend([*basic, users]);
         }
         translated

@@ -2,6 +2,7 @@
 //! Invariant: a route sends a request to the same pool as nginx did, except that its path matches by whole segments.
 //! Must not know: listeners; the settings of pools.
 
+use super::super::access::Access;
 use super::super::address_lists::AddressLists;
 use super::super::field_edits::{Change, FieldEdit, Message};
 use super::super::grammar;
@@ -140,7 +141,7 @@ impl<'d> Reader<'d> {
     /// Restricts the routes of a location.
     fn restrict(&mut self, location: &Directive, guards: &Guards<'d>, ids: &[usize], out: &mut Output) {
         let translated = guards.translated();
-        let is_listed = translated.lists.is_none_or(|lists| out.list_on(ids, &lists));
+        let is_listed = translated.lists.is_none_or(|lists| out.restrict_on(ids, &Access::Lists(lists)));
         if let Some(value) = &translated.passwords {
             out.set_on(ids, "basic_auth", value);
         }
@@ -212,9 +213,9 @@ impl<'d> Reader<'d> {
             let is_refusal = redirect::refuses(each) || each.word(0) == "internal";
             let kind = match (&translated.lists, &path) {
                 (Some(lists), Some(_)) if is_list && matches!(each.word(0), "allow" | "deny") => {
-                    Restriction::Lists(lists.clone())
+                    Restriction::Access(Access::Lists(lists.clone()))
                 }
-                (_, Some(_)) if is_refusal => Restriction::Lists(AddressLists::nobody()),
+                (_, Some(_)) if is_refusal => Restriction::Access(Access::Lists(AddressLists::nobody())),
                 _ => Restriction::Lost,
             };
             let place = GuardScope::Groups(server.groups.clone(), vec![request.clone()]);

@@ -2,7 +2,7 @@
 //! Invariant: a restricted route stays disabled until the operator enables it.
 //! Must not know: the formats of sources.
 
-use super::super::address_lists::AddressLists;
+use super::super::access::Access;
 use super::super::grammar::is_below;
 use super::super::guard::{Guard, GuardScope, Restriction};
 use super::super::reasons::NAMES;
@@ -16,19 +16,19 @@ impl Output {
     pub(super) fn disable_guarded(&mut self) {
         let is_of_names = |guard: &Guard| matches!(guard.kind, Restriction::Names);
         let (names, guards): (Vec<_>, Vec<_>) = std::mem::take(&mut self.guards).into_iter().partition(is_of_names);
-        // Lists divide routes, so that others disable no more than they have to.
-        let is_list = |guard: &Guard| matches!(guard.kind, Restriction::Lists(_));
-        let (lists, others): (Vec<_>, Vec<_>) = guards.into_iter().partition(is_list);
-        for guard in lists.into_iter().chain(others) {
+        // What routes have divides them, so that the rest disables no more than it has to.
+        let is_had = |guard: &Guard| matches!(guard.kind, Restriction::Access(_));
+        let (had, others): (Vec<_>, Vec<_>) = guards.into_iter().partition(is_had);
+        for guard in had.into_iter().chain(others) {
             let ids = self.guarded(&guard.place);
-            let is_list = matches!(guard.kind, Restriction::Lists(_))
+            let is_for_requests = matches!(guard.kind, Restriction::Access(_))
                 && matches!(guard.place, GuardScope::Groups(..) | GuardScope::PoolPart(..));
-            if ids.is_empty() && is_list && !self.routes.is_empty() {
+            if ids.is_empty() && is_for_requests && !self.routes.is_empty() {
                 self.unrouted.unneeded(guard.line, &guard.text, "no route serves these requests");
                 continue;
             }
-            if let Restriction::Lists(lists) = &guard.kind
-                && self.list_addresses(&ids, &guard, lists)
+            if let Restriction::Access(access) = &guard.kind
+                && self.restrict(&ids, &guard, access)
             {
                 continue;
             }
@@ -59,22 +59,23 @@ impl Output {
         self.note_names(names);
     }
 
-    /// Restricts routes to lists of addresses, if they take them; returns whether they do.
-    pub(in crate::import) fn list_on(&mut self, ids: &[usize], lists: &AddressLists) -> bool {
-        let fits = !ids.is_empty() && ids.iter().all(|id| self.routes.get(*id).is_some_and(|route| route.takes(lists)));
+    /// Restricts these routes, if they take it; returns whether they do.
+    pub(in crate::import) fn restrict_on(&mut self, ids: &[usize], access: &Access) -> bool {
+        let fits =
+            !ids.is_empty() && ids.iter().all(|id| self.routes.get(*id).is_some_and(|route| route.takes(access)));
         for id in ids.iter().filter(|_| fits) {
-            self.routes[*id].restrict(lists);
+            self.routes[*id].restrict(access);
         }
         fits
     }
 
-    /// Writes lists of addresses into these routes; a route that also has other requests is divided. Returns false if that
-    /// would not be what the source had.
-    fn list_addresses(&mut self, ids: &[usize], guard: &Guard, lists: &AddressLists) -> bool {
+    /// Restricts these routes; a route that also has other requests is divided. Returns false if that would not be what the
+    /// source had.
+    fn restrict(&mut self, ids: &[usize], guard: &Guard, access: &Access) -> bool {
         let (groups, requests) = match &guard.place {
             GuardScope::Groups(groups, requests) => (Some(groups), requests),
             GuardScope::PoolPart(_, requests) => (None, requests),
-            GuardScope::Pool(_) | GuardScope::Routes(_) => return self.list_on(ids, lists),
+            GuardScope::Pool(_) | GuardScope::Routes(_) => return self.restrict_on(ids, access),
         };
         let areas = self.areas(requests);
         let mut parts: Vec<(usize, Request, Vec<usize>)> = Vec::new();
@@ -112,13 +113,13 @@ impl Output {
                 other == *id || !route.is_for_some_of(part) || route.groups.iter().all(|group| !at.contains(group))
             })
         };
-        let takes = |(id, ..): &(usize, Request, Vec<usize>)| self.routes[*id].takes(lists);
+        let takes = |(id, ..): &(usize, Request, Vec<usize>)| self.routes[*id].takes(access);
         if parts.is_empty() || !parts.iter().all(|part| takes(part) && (is_whole(part) || is_free(part))) {
             return false;
         }
         let (whole, parts): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_whole);
         for (id, ..) in whole {
-            self.routes[id].restrict(lists);
+            self.routes[id].restrict(access);
         }
         for (id, part, at) in parts {
             let route = &mut self.routes[id];
@@ -126,7 +127,7 @@ impl Output {
             if new.request == route.request {
                 route.groups.retain(|group| !new.groups.contains(group));
             }
-            new.restrict(lists);
+            new.restrict(access);
             new.table.unneeded(guard.line, &guard.text, "this gives these requests a route of their own");
             self.routes.push(new);
         }

@@ -2,6 +2,7 @@
 //! Invariant: the output opens nothing that the source did not.
 //! Must not know: the formats of sources.
 
+use super::super::access::Access;
 use super::super::address_lists::AddressLists;
 use super::super::guard::{GuardScope, Restriction};
 use super::super::pool::Pool;

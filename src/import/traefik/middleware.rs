@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::super::access::Access;
 use super::super::address_lists::AddressLists;
 use super::super::client_limits::{Given, Rate};
 use super::super::field_edits::FieldEdit;
@@ -16,14 +17,8 @@ use super::super::route::Redirect;
 use super::super::source::DEEPEST;
 use super::super::toml::{Table, Value};
 use super::super::units;
+use super::super::users::{self, User};
 use super::headers;
-
-/// An access restriction that Linchpin has, too.
-#[derive(Clone)]
-pub(super) enum Access {
-    Lists(AddressLists),
-    Passwords(Value),
-}
 
 /// The combined effects of a router's middlewares.
 #[derive(Default)]
@@ -37,6 +32,8 @@ pub(super) struct Effects {
     pub(super) access: Vec<(usize, String, Access)>,
     /// Changes to header fields, each with its line and text.
     pub(super) edits: Vec<(usize, String, FieldEdit)>,
+    /// Users in the file itself, and the file that they belong into.
+    pub(super) users: Vec<(Vec<User>, String)>,
     /// The rate of each client.
     pub(super) rate: Option<Given<Rate>>,
     /// Access restrictions: line, text, and why each has no equivalent.
@@ -126,7 +123,7 @@ impl Effects {
                 }
                 None => self.guards.push((line, path.into(), FILTER)),
             },
-            "basicauth" => match users(map) {
+            "basicauth" => match users_of(map, path, &mut self.users) {
                 Some(value) => self.access.push((line, path.into(), Access::Passwords(value))),
                 None => self.guards.push((line, path.into(), PASSWORDS)),
             },
@@ -152,19 +149,31 @@ fn networks(map: &Map) -> Option<Vec<String>> {
     nodes.iter().map(|node| units::network(node.text()?).map(|network| network.to_string())).collect()
 }
 
-/// Returns `basic_auth` for users in a file. Users in the configuration itself would have to be written into one.
-fn users(map: &Map) -> Option<Value> {
-    let file = peek_text(map, "usersFile").and_then(grammar::file).filter(|_| peek(map, "users").is_none())?;
-    map.take("usersFile");
-    let realm = peek_text(map, "realm").filter(|realm| realm.len() <= 128 && realm.bytes().all(is_of_realm));
-    let realm = realm.filter(|realm| !realm.is_empty()).map(|realm| ("realm", Value::text(realm)));
-    if realm.is_some() {
-        map.take("realm");
-    }
-    let forwards = peek_text(map, "removeHeader") != Some("true");
-    map.take_text("removeHeader");
-    let pairs = [("file", Value::text(&file))].into_iter().chain(realm);
-    Some(Value::inline(pairs.chain([("forward_authorization", Value::flag(forwards))])))
+/// Returns `basic_auth` for users in a file, or for users in the configuration itself, which belong into one.
+fn users_of(map: &Map, path: &str, inline: &mut Vec<(Vec<User>, String)>) -> Option<Value> {
+    let file = match (peek_text(map, "usersFile").and_then(grammar::file), peek(map, "users")) {
+        (Some(file), None) => {
+            map.take("usersFile");
+            file
+        }
+        (None, Some(listed)) if peek(map, "usersFile").is_none() => {
+            let name = path.rsplit('.').nth(1).unwrap_or_default();
+            let file = users::file(name);
+            let all = listed.list().iter().map(|node| (node.line, node.text().and_then(|text| text.split_once(':'))));
+            let user = |(line, pair): (usize, Option<(&str, &str)>)| {
+                let (user, hash) = pair?;
+                Some(User { line, shown: format!("{path}, user {user}"), weak: users::weakness(hash) })
+            };
+            let all: Vec<User> = all.map(user).collect::<Option<_>>().filter(|all: &Vec<User>| !all.is_empty())?;
+            map.take("users");
+            inline.push((all, file.clone()));
+            file
+        }
+        _ => return None,
+    };
+    let realm = map.take_text("realm");
+    let forwards = map.take_text("removeHeader") != Some("true");
+    Some(users::basic_auth(&file, realm, forwards))
 }
 
 /// Takes a rate per address of the client: Traefik's default.
@@ -181,10 +190,6 @@ fn rate(map: &Map) -> Option<Rate> {
     let rate = Rate { requests, period: period.filter(|period| !period.is_zero())?, burst: Some(burst?.max(1)) };
     let _ = ["average", "period", "burst"].map(|key| map.take(key));
     Some(rate)
-}
-
-fn is_of_realm(byte: u8) -> bool {
-    (byte == b' ' || byte.is_ascii_graphic()) && !b"\"\\".contains(&byte)
 }
 
 fn peek_text<'n>(map: &'n Map, key: &str) -> Option<&'n str> {
