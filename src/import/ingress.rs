@@ -6,6 +6,8 @@ mod access;
 mod affinity;
 mod annotations;
 mod canary;
+mod controller;
+mod global_settings;
 mod objects;
 mod paths;
 mod service;
@@ -15,6 +17,8 @@ use std::collections::{BTreeSet, HashMap};
 use self::canary::Canaries;
 use self::objects::{Ingress, Objects, PathRule};
 use self::service::ServicePort;
+use super::field_edits::{Change, Message};
+use super::guard::GuardScope;
 use super::node;
 use super::notes::note;
 use super::output::Output;
@@ -33,16 +37,20 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     };
     let group = out.listener_group(first.line, &first.shown(), "web");
     listeners(&objects, group, first, out);
+    controller::listeners(&objects.settings, group, out);
     let canaries = Canaries::of(&objects);
     let mut reader = Reader { objects: &objects, canaries: &canaries, group, made: HashMap::new(), pools: Vec::new() };
     for ingress in objects.ingresses.iter().filter(|ingress| !ingress.is_canary()) {
         reader.ingress(ingress, out);
     }
     canaries.finish(out);
+    controller::of_all(&objects, group, out);
     out.pools.append(&mut reader.pools);
     for ingress in &objects.ingresses {
         ingress.finish(&mut out.rest);
     }
+    controller::rest(&objects.settings, &mut out.rest);
+    objects.finish(&mut out.rest);
     Ok(())
 }
 
@@ -103,6 +111,11 @@ impl<'o, 'n> Reader<'o, 'n> {
         }
         access::restrict(ingress, &ids, (self.objects, self.group), &rules, out);
         annotations::of_routes(annotations, &ids, out);
+        if let Some((line, name)) = annotations.text("custom-headers") {
+            let (scope, shown) = (GuardScope::Routes(ids.clone()), annotations.shown("custom-headers"));
+            let change = (Message::Response, Change::Set as fn(String) -> Change);
+            controller::fields(self.objects, (name, &ingress.namespace), &scope, change, (line, &shown), out);
+        }
         let limits = annotations::of_clients(annotations, out.notes(&ids));
         if ids.iter().any(|id| !out.is_redirect(*id)) {
             out.client_limits.push(limits);
@@ -190,7 +203,10 @@ impl<'o, 'n> Reader<'o, 'n> {
         }
         for host in hosts {
             let request = Request { secure: Some(false), hosts: host.into_iter().collect(), prefix: "/".into() };
-            let destination = Destination::Redirect(Redirect::to_scheme("https", 308));
+            let destination = Destination::Redirect(Redirect::to_scheme(
+                "https",
+                controller::redirect_status(&self.objects.settings),
+            ));
             let ids = out.route(&[self.group], &request, &destination, ingress.line, &ingress.shown());
             if is_forced && tls.is_empty() {
                 out.notes(&ids).comment(

@@ -139,6 +139,11 @@ impl Output {
         &mut self.listeners[index]
     }
 
+    /// Returns the listeners of a group.
+    pub(super) fn listeners_of(&mut self, group: usize) -> impl Iterator<Item = &mut Listener> {
+        self.listeners.iter_mut().filter(move |listener| listener.group == group)
+    }
+
     /// Orders a certificate for a name at the listeners of a group with TLS.
     ///
     /// # Errors

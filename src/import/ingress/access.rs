@@ -11,6 +11,7 @@ use super::super::output::Output;
 use super::super::reasons::{FILTER, PASSWORDS};
 use super::super::route::Request;
 use super::super::toml::Value;
+use super::super::users::{self, User};
 use super::objects::{Ingress, Objects, PathRule};
 
 /// Converts the restrictions of an Ingress whose paths became these routes.
@@ -46,6 +47,16 @@ pub(super) fn restrict(
                 let pairs = pairs.chain(realm.map(|realm| ("realm", Value::text(realm))));
                 let value = Value::inline(pairs.chain([("forward_authorization", Value::flag(true))]));
                 out.set_on(ids, "basic_auth", &value);
+                let text = secret.and_then(|(_, secret)| objects.secret(&ingress.namespace, secret, "auth"));
+                let line = secret.map_or(line, |(line, _)| line);
+                let pairs = text.iter().flat_map(|text| text.lines()).filter_map(|line| line.split_once(':'));
+                let user = |(name, hash): (&str, &str)| User {
+                    line,
+                    shown: format!("{}, user {name}", annotations.shown("auth-secret")),
+                    weak: users::weakness(hash.trim()),
+                };
+                let weak: Vec<User> = pairs.map(user).filter(|user| user.weak.is_some()).collect();
+                users::note(&weak, &format!("auth/{folder}/auth"), out.notes(ids));
                 out.notes(ids).comment(format!(
                     "mount the Secret as a volume at auth/{folder}, beside this file; its hashes must be bcrypt or Argon2 (htpasswd -B)"
                 ));
@@ -54,6 +65,11 @@ pub(super) fn restrict(
         }
     }
     let external = "Linchpin asks no other service who may enter";
+    if annotations.peek("enable-global-auth") != Some("false")
+        && let Some((line, _)) = objects.settings.text("global-auth-url")
+    {
+        guards.push((line, objects.settings.shown("global-auth-url"), external));
+    }
     let certificates = "certificates of clients belong to a listener: set `client_ca` in [listeners.tls] of one, and its name in `listeners` of the route";
     for (key, why) in [
         ("auth-url", external),

@@ -18,6 +18,7 @@ use super::super::reasons::{NONE, RATES};
 use super::super::route::Redirect;
 use super::super::toml::{Table, Value};
 use super::super::units;
+use super::global_settings::GlobalSettings;
 
 /// The prefix of the annotations of ingress-nginx.
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
@@ -42,13 +43,12 @@ const NEEDLESS: [(&str, &str); 15] = [
 ];
 
 /// Annotations without an equivalent, by the beginning of their name.
-const LOST: [(&str, &str); 20] = [
+const LOST: [(&str, &str); 19] = [
     ("proxy-next-upstream-timeout", "use `total` of [pools.timeouts], which limits all attempts together"),
     ("ssl-passthrough", "Linchpin ends TLS: `[listeners.tls]` needs the certificate"),
     ("ssl-", "Linchpin chooses versions, ciphers and curves: see docs/tls.md"),
     ("proxy-ssl-", "of TLS settings for backends, only `proxy-ssl-secret`, `-name` and `-verify` are imported"),
     ("global-rate-limit", RATES),
-    ("custom-headers", "its ConfigMap is not imported: use [routes.response_headers]"),
     ("enable-cors", "use [routes.response_headers], or let the application answer preflights"),
     ("cors-", "use [routes.response_headers], or let the application answer preflights"),
     ("configuration-snippet", "Linchpin has no snippets: use [routes.request_headers] or [routes.response_headers]"),
@@ -57,8 +57,14 @@ const LOST: [(&str, &str); 20] = [
     ("rewrite-target", "`strip_prefix` and `add_prefix` of [[routes]] change only the beginning of a path"),
     ("app-root", "write a route for \"/\" with `redirect`"),
     ("from-to-www-redirect", "write a route for the other host with `redirect`"),
-    ("custom-http-errors", "[pools.pages] has pages for Linchpin's own errors only"),
-    ("default-backend", "[pools.pages] has a page for when no server is available"),
+    (
+        "custom-http-errors",
+        "its pages come from the default backend, and replace the error responses of backends, too: Linchpin forwards those as they are, and its own errors have the page in the file that `error` of [pools.pages] names",
+    ),
+    (
+        "default-backend",
+        "while no server is available, Linchpin shows the page in the file that `error` of [pools.pages] names",
+    ),
     ("mirror-", "Linchpin does not mirror requests"),
     ("proxy-cookie-", "Linchpin forwards Set-Cookie unchanged"),
     ("proxy-redirect-", "Linchpin forwards Location unchanged"),
@@ -74,27 +80,41 @@ const CERT_MANAGER: &str = "keep cert-manager, and Linchpin uses each certificat
 pub(super) struct Annotations<'n> {
     map: Option<&'n Map>,
     ingress: String,
+    defaults: GlobalSettings<'n>,
     noted: RefCell<bool>,
 }
 
 impl<'n> Annotations<'n> {
     pub(super) fn new(map: Option<&'n Map>, ingress: &str) -> Annotations<'n> {
-        Annotations { map, ingress: ingress.into(), noted: RefCell::new(false) }
+        Annotations { map, ingress: ingress.into(), defaults: GlobalSettings::default(), noted: RefCell::new(false) }
+    }
+
+    /// Takes the settings of the controller as defaults.
+    pub(super) fn default_to(&mut self, settings: GlobalSettings<'n>) {
+        self.defaults = settings;
+    }
+
+    fn own(&self, key: &str) -> Option<&'n Node> {
+        peek(self.map?, &format!("{PREFIX}{key}"))
     }
 
     /// Returns how comments name an annotation with its value.
     pub(super) fn shown(&self, key: &str) -> String {
+        if self.own(key).is_none() && self.defaults.default_of(key).is_some() {
+            return self.defaults.shown(key);
+        }
         format!("{}: {key}: {}", self.ingress, self.peek(key).unwrap_or_default())
     }
 
     /// Returns an annotation's value without taking it.
     pub(super) fn peek(&self, key: &str) -> Option<&'n str> {
-        peek(self.map?, &format!("{PREFIX}{key}"))?.text()
+        self.own(key).or_else(|| self.defaults.default_of(key))?.text()
     }
 
     /// Takes an annotation.
     pub(super) fn take(&self, key: &str) -> Option<&'n Node> {
-        self.map?.take(&format!("{PREFIX}{key}"))
+        let own = self.map.and_then(|map| map.take(&format!("{PREFIX}{key}")));
+        own.or_else(|| self.defaults.take_default(key))
     }
 
     /// Takes an annotation; returns its line and value.

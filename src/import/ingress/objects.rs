@@ -2,7 +2,8 @@
 //! Invariant: Ingresses are in the order of their age, as ingress-nginx prefers the older one.
 //! Must not know: what an annotation means.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::super::grammar;
 use super::super::node::{Map, Node, peek};
@@ -10,11 +11,17 @@ use super::super::notes::left;
 use super::super::reasons::NONE;
 use super::super::toml::Table;
 use super::annotations::Annotations;
+use super::global_settings::GlobalSettings;
 
 /// All objects of a file.
 pub(super) struct Objects<'n> {
     pub(super) ingresses: Vec<Ingress<'n>>,
     services: HashMap<(String, String), &'n Map>,
+    config_maps: BTreeMap<(String, String), (&'n Node, &'n Map)>,
+    secrets: HashMap<(String, String), &'n Map>,
+    /// The settings of the controller.
+    pub(super) settings: GlobalSettings<'n>,
+    used: RefCell<BTreeSet<(String, String)>>,
 }
 
 /// An Ingress.
@@ -42,9 +49,20 @@ pub(super) struct PathRule<'n> {
 impl<'n> Objects<'n> {
     /// Finds the objects of these documents, and notes those of other kinds.
     pub(super) fn of(documents: &'n [Node], notes: &mut Table) -> Objects<'n> {
-        let mut objects = Objects { ingresses: Vec::new(), services: HashMap::new() };
+        let mut objects = Objects {
+            ingresses: Vec::new(),
+            services: HashMap::new(),
+            config_maps: BTreeMap::new(),
+            secrets: HashMap::new(),
+            settings: GlobalSettings::default(),
+            used: RefCell::default(),
+        };
         for document in documents {
             objects.add(document, notes);
+        }
+        objects.find_controller();
+        for ingress in &mut objects.ingresses {
+            ingress.annotations.default_to(objects.settings.clone());
         }
         objects.ingresses.sort_by(|one, other| {
             (&one.created, &one.namespace, &one.name).cmp(&(&other.created, &other.namespace, &other.name))
@@ -71,8 +89,55 @@ impl<'n> Objects<'n> {
                 self.ingresses.push(Ingress { line: node.line, namespace, name, created, object, spec, annotations });
             }
             "Service" => drop(self.services.insert((namespace, name), object)),
+            "ConfigMap" => drop(self.config_maps.insert((namespace, name), (node, object))),
             "" => {}
-            kind => other(kind, &name, node, notes),
+            kind => {
+                other(kind, &name, node, notes);
+                if kind == "Secret" {
+                    self.secrets.insert((namespace, name), object);
+                }
+            }
+        }
+    }
+
+    /// Finds the ConfigMap of the controller: by the label of its chart, or by a name that tells.
+    fn find_controller(&mut self) {
+        let is_it = |object: &Map, name: &str| {
+            let labels = peek(object, "metadata").and_then(Node::map).and_then(|metadata| peek(metadata, "labels"));
+            let labels = labels.and_then(Node::map);
+            let label = labels.and_then(|labels| text(labels, "app.kubernetes.io/name"));
+            label == Some("ingress-nginx")
+                || name.ends_with("ingress-nginx-controller")
+                || matches!(name, "nginx-configuration" | "nginx-ingress-controller" | "ingress-nginx")
+        };
+        let found = self.config_maps.iter().find(|((_, name), (_, object))| is_it(object, name));
+        let Some((key, (_, object))) = found else { return };
+        self.settings = GlobalSettings::new(&key.1, peek(object, "data").and_then(Node::map));
+        self.used.borrow_mut().insert(key.clone());
+    }
+
+    /// Returns the data of a ConfigMap, if the file has it.
+    pub(super) fn config_map(&self, namespace: &str, name: &str) -> Option<&'n Map> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let (_, object) = self.config_maps.get(&key)?;
+        self.used.borrow_mut().insert(key);
+        peek(object, "data").and_then(Node::map)
+    }
+
+    /// Returns a text in a Secret, if the file has it.
+    pub(super) fn secret(&self, namespace: &str, name: &str, key: &str) -> Option<String> {
+        let (namespace, name) = name.split_once('/').unwrap_or((namespace, name));
+        let object = self.secrets.get(&(namespace.to_owned(), name.to_owned()))?;
+        let of = |field: &str| peek(object, field).and_then(Node::map).and_then(|data| text(data, key));
+        let decoded = || base64::Engine::decode(&base64::prelude::BASE64_STANDARD, of("data")?.trim()).ok();
+        of("stringData").map(str::to_owned).or_else(|| String::from_utf8(decoded()?).ok())
+    }
+
+    /// Notes the ConfigMaps that nothing refers to.
+    pub(super) fn finish(&self, notes: &mut Table) {
+        let used = self.used.borrow();
+        for ((_, name), (node, _)) in self.config_maps.iter().filter(|(key, _)| !used.contains(*key)) {
+            other("ConfigMap", name, node, notes);
         }
     }
 
@@ -258,7 +323,9 @@ pub(super) fn text<'n>(map: &'n Map, key: &str) -> Option<&'n str> {
 fn other(kind: &str, name: &str, node: &Node, notes: &mut Table) {
     let why = match kind {
         "Secret" => "mount it as a volume where the configuration names it",
-        "ConfigMap" => "settings of the controller are not imported",
+        "ConfigMap" => {
+            "nothing that was imported refers to it; the ConfigMap of the controller has the label app.kubernetes.io/name: ingress-nginx"
+        }
         _ => NONE,
     };
     notes.unsupported(node.line, &format!("{name} of kind {kind}"), why);
