@@ -149,8 +149,12 @@ impl Output {
     /// # Errors
     /// The reason why one of them can't have it.
     pub(super) fn order(&mut self, group: usize, issuer: &Issuer, name: &str) -> Result<(), String> {
-        let all = self.listeners.iter_mut().filter(|listener| listener.group == group && listener.is_secure());
-        all.map(|listener| listener.order(issuer, name)).collect()
+        let all = self.listeners_of(group).filter(|listener| listener.is_secure());
+        let mut done = Ok(());
+        for listener in all {
+            done = done.and(listener.order(issuer, name));
+        }
+        done
     }
 
     /// Notes a listener that can't be converted.
