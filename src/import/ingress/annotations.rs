@@ -150,6 +150,32 @@ impl<'n> Annotations<'n> {
         self.text(key)
     }
 
+    /// Notes those that ingress-nginx ignores on a canary.
+    pub(super) fn of_canary(&self, notes: &mut Table) {
+        let why = "of a canary, ingress-nginx takes this from the Ingress that has the same path";
+        let left: Vec<_> = self.map.into_iter().flat_map(Map::left).collect();
+        for key in left.iter().filter_map(|(key, ..)| key.strip_prefix(PREFIX)).filter(|key| !key.starts_with("canary"))
+        {
+            self.unneeded(key, why, notes);
+        }
+    }
+
+    /// Returns those of other controllers, each with its line.
+    pub(super) fn of_others(&self) -> Vec<(usize, String)> {
+        let is_other = |key: &str| {
+            let known = NOISE.iter().chain(&[PREFIX, "cert-manager.io/", "external-dns.alpha.kubernetes.io/"]);
+            !known.into_iter().any(|beginning| key.starts_with(beginning)) && key.contains('/')
+        };
+        let others = self.map.into_iter().flat_map(Map::left).filter(|(key, ..)| is_other(key));
+        let shown = |(key, line, _): (&str, usize, &Node)| (line, format!("{}: {key}", self.ingress));
+        let others: Vec<_> = others.map(shown).collect();
+        for (_, text) in &others {
+            let key = text.get(self.ingress.len() + 2..).unwrap_or_default();
+            self.map.map(|map| map.take(key));
+        }
+        others
+    }
+
     /// Notes the annotations that nobody has taken.
     pub(super) fn rest(&self, notes: &mut Table) {
         if self.noted.replace(true) {

@@ -85,10 +85,12 @@ impl Canary<'_, '_> {
             }
             None => {}
         }
+        let table = pool.last_table();
         affinity::take_unneeded(
             annotations,
             "the servers of a canary are part of the pool, and share its cookie",
             table,
         );
+        annotations.of_canary(table);
     }
 }
