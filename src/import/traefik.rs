@@ -28,10 +28,12 @@ use super::output::Output;
 use super::reasons::{FILTER, NONE, PASSWORDS};
 use super::route::{Destination, Request};
 use super::source::SyntaxError;
-use super::toml::Value;
+use super::toml::{Table, Value};
 
 const HTTP_ALONE: &str = "Linchpin handles only HTTP";
 const TLS: &str = "of TLS settings, only certificates, authorities and versions are imported: see docs/tls.md";
+const LABELS: &str =
+    "labels of containers are not read: write their routers, middlewares and services into a file, and import that";
 const STATIC: &str = "entry points are in Traefik's static configuration: add [[listeners]] with their addresses";
 
 /// Converts a dynamic file into `out`.
@@ -89,10 +91,12 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
     services.finish(out);
     middleware::rest(middlewares, &mut out.rest);
     left(http, "http", NONE, &mut out.rest);
+    labels(root, &mut out.rest);
     for (key, line, node) in root.left() {
         let why = match key.to_ascii_lowercase().as_str() {
             "tcp" | "udp" => HTTP_ALONE,
             "tls" => TLS,
+            "services" => LABELS,
             "entrypoints" => "of entry points, only addresses, TLS, redirections and middlewares are imported",
             "providers" | "api" | "log" | "accesslog" | "metrics" | "certificatesresolvers" | "ping" => {
                 "this belongs to Traefik's static configuration: import the dynamic one"
@@ -102,6 +106,29 @@ pub(super) fn read(text: &str, out: &mut Output) -> Result<(), SyntaxError> {
         note(key, line, node, why, &mut out.rest);
     }
     Ok(())
+}
+
+/// Notes the labels of containers that restrict requests, in a file of Docker Compose or Swarm.
+fn labels(root: &Map, notes: &mut Table) {
+    let services = peek(root, "services").and_then(Node::map).into_iter().flat_map(Map::all);
+    for (name, _, service) in services.filter_map(|(name, line, node)| Some((name, line, node.map()?))) {
+        let deploy = peek(service, "deploy").and_then(Node::map);
+        for labels in [Some(service), deploy].into_iter().flatten().filter_map(|map| peek(map, "labels")) {
+            let of_list = labels.list().iter().filter_map(|node| Some((node.line, node.text()?.split('=').next()?)));
+            let of_map = labels.map().into_iter().flat_map(Map::all).map(|(key, line, _)| (line, key));
+            for (line, key) in of_list.chain(of_map).filter(|(_, key)| restricts(key)) {
+                notes.guard(line, &format!("services.{name}.labels: {key}"), LABELS);
+            }
+        }
+    }
+}
+
+/// Returns whether a label names a middleware that may restrict requests.
+fn restricts(label: &str) -> bool {
+    let label = label.to_ascii_lowercase();
+    let kinds = ["auth", "ipallowlist", "ipwhitelist", "plugin"];
+    label.starts_with("traefik.http.middlewares.") && kinds.iter().any(|kind| label.contains(kind))
+        || label.starts_with("traefik.http.routers.") && label.ends_with(".middlewares")
 }
 
 /// Returns whether a router may lead to a service or a redirect.

@@ -79,6 +79,7 @@ mod https;
 mod identity;
 mod import;
 mod import_runs;
+mod import_silent_losses;
 mod in_flight;
 mod interim;
 mod key_files;

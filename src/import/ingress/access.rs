@@ -64,6 +64,11 @@ pub(super) fn restrict(
             _ => guards.push((line, annotations.shown("auth-type"), PASSWORDS)),
         }
     }
+    // Whatever another controller knows by its annotations may keep requests out.
+    if ingress.other_class().is_some() {
+        let why = "an annotation of another controller may restrict requests: translate it, or leave the Ingress out of the source";
+        guards.extend(annotations.of_others().into_iter().map(|(line, text)| (line, text, why)));
+    }
     let external = "Linchpin asks no other service who may enter";
     if annotations.peek("enable-global-auth") != Some("false")
         && let Some((line, _)) = objects.settings.text("global-auth-url")

@@ -6,9 +6,10 @@ use super::super::grammar;
 use super::super::route::Redirect;
 use super::syntax::Directive;
 
-/// Returns whether a directive refuses requests: `return 403;` and the like.
+/// Returns whether a directive refuses requests: `return 403;` and the like. A 429 is about a rate.
 pub(super) fn refuses(directive: &Directive) -> bool {
-    directive.word(0) == "return" && matches!(directive.word(1), "401" | "403" | "404" | "410" | "444" | "451")
+    let status = directive.word(1).parse::<u16>().ok();
+    directive.word(0) == "return" && status.is_some_and(|status| (400..500).contains(&status) && status != 429)
 }
 
 /// Converts `return 301 URL;` or `rewrite ^ URL permanent;`; `name` is the server's first name.
@@ -96,7 +97,15 @@ mod tests {
         for text in ["return 404;", "return 200 ok;", "return 301 https://$other/;", "rewrite ^/a /b last;"] {
             assert_eq!(read(&directive(text), None), None, "{text}");
         }
-        assert!(refuses(&directive("return 403;")) && !refuses(&directive("return 301 /x;")));
+        for (text, is_refusal) in [
+            ("return 403;", true),
+            ("return 405;", true),
+            ("return 444;", true),
+            ("return 429;", false),
+            ("return 301 /x;", false),
+        ] {
+            assert_eq!(refuses(&directive(text)), is_refusal, "{text}");
+        }
     }
 
     #[test]

@@ -212,6 +212,16 @@ pub(super) fn rest(middlewares: &Map, notes: &mut Table) {
         let kind = middleware.map().and_then(|map| map.left().next()).map_or("", |(kind, ..)| kind);
         let path = format!("http.middlewares.{name}");
         let is_headers = kind.eq_ignore_ascii_case("headers");
+        if kind.eq_ignore_ascii_case("basicAuth")
+            && let Some(node) = middleware
+                .map()
+                .and_then(|map| peek(map, kind))
+                .and_then(Node::map)
+                .and_then(|map| map.take("headerField"))
+        {
+            let why = "backends get the user's name in Linchpin-User";
+            note(&format!("{path}.{kind}.headerField"), node.line, node, why, notes);
+        }
         match middleware.map().filter(|_| is_headers).and_then(|map| map.take(kind)).and_then(Node::map) {
             Some(headers) => {
                 for (key, line, node) in headers.left() {
