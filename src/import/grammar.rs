@@ -65,7 +65,10 @@ pub(super) fn file(text: &str) -> Option<String> {
 /// Returns whether a text is a name of Kubernetes (RFC 1123), and so safe in a path.
 pub(super) fn is_kubernetes_name(text: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    (1..=253).contains(&text.len()) && text.chars().all(is_plain) && !text.starts_with('.')
+    (1..=253).contains(&text.len())
+        && text.chars().all(is_plain)
+        && !text.starts_with(['.', '-'])
+        && !text.ends_with(['.', '-'])
 }
 
 /// Returns the value of `same_site` as Linchpin spells it; `text` may have any case.
@@ -110,6 +113,14 @@ mod tests {
         assert_eq!(file("/etc/a b.pem").as_deref(), Some("/etc/a b.pem"));
         for bad in ["", "a\nb", "a\r", "\u{7f}"] {
             assert_eq!(file(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_kubernetes_begins_and_ends_with_a_letter_or_digit() {
+        assert!(is_kubernetes_name("shop") && is_kubernetes_name("a-1.b"));
+        for bad in ["", "-1", "a-", ".a", "a.", "A", "a/b"] {
+            assert!(!is_kubernetes_name(bad), "{bad}");
         }
     }
 
