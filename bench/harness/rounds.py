@@ -1,7 +1,7 @@
 """Owns the order of a run and one measurement: what a proxy used between the first request and the last.
 
-Each round measures every proxy in rotation, so that changes of the machine's load affect all of them. It must not know
-which is which.
+Each round measures every proxy, so that changes of the machine's load affect all of them, and each begins with another
+one: what comes after whom makes a difference. It must not know which is which.
 """
 
 import json
@@ -35,7 +35,7 @@ class Bench:
         self.learned_bytes = None  # of resident memory, for each session of a filled table
 
     def run(self, scenario, proxies, rounds):
-        """Yields one record for each proxy and round: A B C, A B C, …"""
+        """Yields one record for each proxy and round: A B C, B C A, …"""
         if scenario.tls:
             # A relay takes no part in TLS.
             proxies = [proxy for proxy in proxies if proxy.kind != "relay"]
@@ -44,7 +44,8 @@ class Bench:
             # A relay keeps both its buffers while a client is silent: no floor for those that need not.
             proxies = [proxy for proxy in proxies if proxy.kind != "relay"]
         for number in range(rounds):
-            for proxy in proxies:
+            first = number % max(len(proxies), 1)
+            for proxy in proxies[first:] + proxies[:first]:
                 measure = self._idle if scenario.is_idle else self._busy
                 record = measure(scenario, proxy)
                 yield {"scenario": scenario.key, "pattern": self.pattern.key, "round": number, "proxy": proxy.name, **record}
