@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_kubernetes_begins_and_ends_with_a_letter_or_digit() {
+    fn a_name_of_kubernetes_neither_begins_nor_ends_with_a_hyphen_or_dot() {
         assert!(is_kubernetes_name("shop") && is_kubernetes_name("a-1.b"));
         for bad in ["", "-1", "a-", ".a", "a.", "A", "a/b"] {
             assert!(!is_kubernetes_name(bad), "{bad}");
