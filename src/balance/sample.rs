@@ -56,22 +56,6 @@ impl Sampler {
         if pool.backends().len() <= SMALL {
             return None;
         }
-        let best = self.try_best_of(count, candidates, entropy, load, is_better);
-        if best.is_none() {
-            // Perhaps the heaviest has left.
-            self.largest.set(largest_weight(pool));
-        }
-        best
-    }
-
-    fn try_best_of<'a, T>(
-        &self,
-        count: u32,
-        candidates: &Candidates<'a>,
-        entropy: u64,
-        load: impl Fn(&'a Backend) -> T,
-        is_better: impl Fn((&T, &'a Backend), (&T, &'a Backend)) -> bool,
-    ) -> Option<usize> {
         let mut randoms = Randoms::new(entropy);
         let (mut index, mut best) = self.draw(candidates, None, &mut randoms)?;
         let mut others = *candidates;
@@ -101,7 +85,7 @@ impl Sampler {
         randoms: &mut Randoms,
     ) -> Option<(usize, &'a Backend)> {
         let backends = candidates.pool().backends();
-        (0..MAX_DRAWS).find_map(|_| {
+        let drawn = (0..MAX_DRAWS).find_map(|_| {
             let random = randoms.next();
             let index = usize::try_from(scaled(random as u32, backends.len() as u64)).ok()?;
             let backend = backends.get(index)?;
@@ -111,7 +95,12 @@ impl Sampler {
             }
             let is_drawn = scaled((random >> 32) as u32, u64::from(self.largest.get())) < u64::from(weight);
             (is_drawn && Some(index) != without && candidates.contains(index, backend)).then_some((index, backend))
-        })
+        });
+        if drawn.is_none() {
+            // Perhaps the heaviest has left.
+            self.largest.set(largest_weight(candidates.pool()));
+        }
+        drawn
     }
 }
 
