@@ -170,6 +170,8 @@ mod tests {
             assert_eq!(codec.first(tokens.into_iter(), &mut cache), (PinLookup::Pinned(Arc::new(pin())), 3));
         }
         assert!(cache.recall(&codec.pool, token.as_bytes()).is_some());
+        let other = PinCodec::new("other", "lp", &ring);
+        assert_eq!(other.recall(token.as_bytes(), &mut cache), PinLookup::Unreadable, "it is of another pool");
         let many = std::iter::repeat_n(&b"x"[..], MAX_TOKENS).chain([token.as_bytes()]);
         assert_eq!(codec.first(many, &mut cache), (PinLookup::Unreadable, MAX_TOKENS + 1));
     }

@@ -108,6 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn a_cold_backend_of_a_large_pool_gets_its_share_too_whether_the_others_are_idle_or_busy() {
+        let names: Vec<_> = (0..100).map(|number| format!("b{number}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        for kind in [BalancerKind::LeastRequests, BalancerKind::LeastSessions, BalancerKind::RandomTwo] {
+            for requests in [0, 5] {
+                let pool = pool(&names, 30);
+                let busy = (0..99).flat_map(|index| (0..requests).map(move |_| index));
+                let _busy: Vec<_> = busy.map(|index| InFlight::on(pool.backend(index).live(), 0)).collect();
+                let (share, expected) = (share(kind, &pool), 0.5 / 99.5);
+                assert!((share - expected).abs() < 0.0025, "{kind:?}, {requests}: {share}, not {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn a_backend_in_slow_start_takes_all_sessions_if_no_other_can() {
         for kind in BalancerKind::ALL {
             let pool = pool(&["a", "b"], 0);

@@ -248,6 +248,13 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_found_whole_in_any_case_among_others_and_before_parameters() {
+        let has = |value| has_token(&HeaderValue::from_static(value), "close");
+        assert!(["close", "Close", "keep-alive, close", " close ,x", "close;q=1"].into_iter().all(has));
+        assert!(!["", "closed", "clos", "c", "not close", "x=close"].into_iter().any(has));
+    }
+
+    #[test]
     fn a_host_is_valid_as_rfc_3986_defines_it() {
         for host in ["a", "a.b:80", "127.0.0.1", "[::1]", "[::1]:8080", "xn--a", "a_b", "a:"] {
             assert!(is_valid_host(host.as_bytes()), "{host}");
