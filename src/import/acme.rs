@@ -15,6 +15,8 @@ pub(super) const NO_NAME: &str = "Linchpin obtains certificates for whole host n
 pub(super) const NO_DNS: &str = "Linchpin proves control of a name by HTTP-01 or TLS-ALPN-01, not by DNS records: if the names lead to this machine, remove the #; otherwise obtain the certificates by another ACME client and name their files in [listeners.tls]";
 /// What becomes of the account and the certificates of the source.
 pub(super) const ANEW: &str = "Linchpin makes an account of its own and orders new certificates, which it keeps in `storage` of [listeners.tls.acme]";
+/// Why a setting of an ACME client is left out.
+pub(super) const NO_SETTING: &str = "Linchpin's ACME client has no such setting";
 /// What to write beside an account that the authority knows.
 pub(super) const KEY_FILE: &str =
     "the key of the account is not imported: write it into the file that `file` of [listeners.tls.acme.eab] names";

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
-use super::super::acme::{ANEW, Issuer, NO_DNS};
+use super::super::acme::{ANEW, Issuer, NO_DNS, NO_SETTING};
 use super::super::grammar;
 use super::super::toml::Table;
 use super::syntax::{Section, Statement, note_whole};
@@ -155,7 +155,7 @@ fn issuer(section: &Section, notes: &mut Table) -> Issuer {
             _ => false,
         };
         if !is_kept {
-            notes.unsupported(line, text, "Linchpin's ACME client has no such setting");
+            notes.unsupported(line, text, NO_SETTING);
         }
     }
     issuer

@@ -2,7 +2,7 @@
 //! Invariant: a name that no certificate is ordered for is noted.
 //! Must not know: locations.
 
-use super::super::acme::{ANEW, Issuer};
+use super::super::acme::{ANEW, Issuer, NO_SETTING};
 use super::super::listener::Listener;
 use super::super::toml::Table;
 use super::reader::Reader;
@@ -58,7 +58,7 @@ pub(super) fn issuer(directive: &Directive, notes: &mut Table) -> Issuer {
             _ => false,
         };
         if !is_kept {
-            notes.unsupported(line, text, "Linchpin's ACME client has no such setting");
+            notes.unsupported(line, text, NO_SETTING);
         }
     }
     if !has_terms {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::super::acme::{ANEW, Issuer, KEY_FILE, NO_DNS};
+use super::super::acme::{ANEW, Issuer, KEY_FILE, NO_DNS, NO_SETTING};
 use super::super::node::{Map, Node, peek};
 use super::super::notes::{left, note};
 use super::super::output::Output;
@@ -89,7 +89,7 @@ impl Resolvers {
         if let Some(dns) = acme.take("dnsChallenge") {
             note(&format!("{path}.dnsChallenge"), dns.line, dns, "see [listeners.tls.acme]", notes);
         }
-        left(acme, path, "Linchpin's ACME client has no such setting", notes);
+        left(acme, path, NO_SETTING, notes);
         issuer
     }
 
